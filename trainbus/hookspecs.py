@@ -54,7 +54,7 @@ class Panel(msgspec.Struct, kw_only=True, frozen=True):
     x: str = "step"
 
 
-class LeaseRefused(Exception):
+class LeaseRefused(Exception):  # noqa: N818 - reads as what happened in `except LeaseRefused`
     """Somebody holds the opposite side of the lease: a checkpoint is being deleted, or read."""
 
 
