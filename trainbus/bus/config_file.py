@@ -44,12 +44,8 @@ class Loaded(msgspec.Struct, frozen=True, kw_only=True):
     origins: dict[str, Origin]
 
     def origin(self, key: str) -> Origin:
-        """Where the value at a dotted path came from; a part of a table that was set as a whole has the table's origin."""
-        while key:
-            if key in self.origins:
-                return self.origins[key]
-            key = key.rpartition(".")[0]
-        return Origin(source="default")
+        """Where the value at a dotted path came from."""
+        return self.origins.get(key, Origin(source="default"))
 
     def values(self) -> dict[str, Any]:
         """All values by dotted path, defaults included."""
@@ -101,7 +97,9 @@ def load(path: Path | None = None, *, overrides: Sequence[str] = (), environment
         text = _read(file)
         data = _parse(text, file)
         lines = key_lines(text)
-        for key, _ in flatten(data):
+        for key, value in flatten(data):
+            if value == {}:  # an empty section sets nothing
+                continue
             line = _line_of(key, lines)
             origins[key] = Origin(source="file", where=f"{file}:{line}" if line else str(file), line=line)
     for variable in sorted(name for name in variables if name.startswith(VARIABLE_PREFIX)):

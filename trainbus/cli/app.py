@@ -14,7 +14,7 @@ from typing import NoReturn
 
 import click
 
-from trainbus.cli.lazy import LAZY, LazyGroup
+from trainbus.cli.lazy import LAZY, LazyGroup, OutputClosed
 from trainbus.errors import TrainbusError
 from trainbus.version import __version__
 
@@ -23,8 +23,9 @@ BROKEN_PIPE = 141
 DEBUG_HINT = "This is a fault of trainbus: run with TRAINBUS_DEBUG=1 for the traceback."
 
 EXTRA_OF_MODULE = {
-    "torch": "trainer", "transformers": "trainer", "peft": "trainer", "bitsandbytes": "trainer", "datasets": "trainer",
-    "accelerate": "trainer", "xxhash": "trainer", "psutil": "memory", "pynvml": "memory", "aiohttp": "web", "tsdownsample": "web", "pyarrow": "parquet",
+    "torch": "trainer", "transformers": "trainer", "peft": "trainer", "bitsandbytes": "trainer",
+    "datasets": "trainer", "accelerate": "trainer", "xxhash": "trainer",
+    "psutil": "memory", "pynvml": "memory", "aiohttp": "web", "tsdownsample": "web", "pyarrow": "parquet",
 }  # fmt: skip
 """Which extra brings a module that isn't part of the core."""
 
@@ -68,7 +69,7 @@ def run(arguments: list[str]) -> int:
     try:
         result = cli.main(arguments, prog_name="trainbus", standalone_mode=False)
         sys.stdout.flush()
-    except BrokenPipeError:
+    except (OutputClosed, BrokenPipeError):
         # The reader went away (`trainbus tail | head`). Without this, Python complains again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE

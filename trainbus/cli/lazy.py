@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import click
 
@@ -46,12 +46,23 @@ LAZY: dict[str, Lazy] = {
 }
 
 
+class OutputClosed(Exception):  # noqa: N818 - it is no error: the reader has had enough
+    """Nobody reads stdout any more. In place of BrokenPipeError, which click would turn into exit code 1 by itself."""
+
+
 class LazyGroup(click.Group):
     """A group whose commands stand in a table and are imported when they are called."""
 
     def __init__(self, *, table: dict[str, Lazy], **attributes: object) -> None:
         super().__init__(**attributes)  # type: ignore[arg-type]
         self.table = table
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """As click, but a closed pipe reaches the caller."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as error:
+            raise OutputClosed from error
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Names in the order of the help."""
