@@ -26,28 +26,32 @@ def line(event: events.AnyEvent) -> Text:
     parts = [
         Text(clock(event.time), style="dim"),
         Text(event.kind.ljust(KIND_WIDTH), style=KIND_STYLES.get(event.kind, "")),
-        Text(_one_line(event.run), style="dim"),
+        Text(event.run, style="dim"),
     ]
-    return Text("  ").join([*parts, *(part if isinstance(part, Text) else Text(part) for part in details if part)])
+    return Text("  ").join(_printable(part) for part in [*parts, *details] if part)
 
 
-def _one_line(text: str, limit: int = 0) -> str:
-    flat = "".join(character if character.isprintable() else " " for character in text)
-    return f"{flat[: limit - 1]}…" if limit and len(flat) > limit else flat
+def _printable(part: str | Text) -> Text:
+    text = part if isinstance(part, Text) else Text(part)
+    return Text("".join(character if character.isprintable() else " " for character in text.plain), style=text.style)
+
+
+def _excerpt(text: str) -> str:
+    return f"{text[: EXCERPT - 1]}…" if len(text) > EXCERPT else text
 
 
 def _metrics(metrics: dict[str, float]) -> str:
-    return "  ".join(f"{_one_line(name)} {number(value)}" for name, value in metrics.items())
+    return "  ".join(f"{name} {number(value)}" for name, value in metrics.items())
 
 
 def _pairs(**facts: Any) -> str:
-    return "  ".join(f"{name} {_one_line(str(value))}" for name, value in facts.items() if value not in (None, "", 0, {}, []))
+    return "  ".join(f"{name} {value!s}" for name, value in facts.items() if value not in (None, "", 0, {}, []))
 
 
 def _run_started(event: events.RunStarted) -> list[str | Text]:
     resumed = f"resumed at step {event.resumed_step}" if event.resumed_from else ""
     return [
-        _one_line(event.name),
+        event.name,
         resumed,
         _pairs(host=event.host, pid=event.pid),
         f"{event.world_size} ranks" if event.world_size > 1 else "",
@@ -55,13 +59,13 @@ def _run_started(event: events.RunStarted) -> list[str | Text]:
 
 
 def _run_ended(event: events.RunEnded) -> list[str | Text]:
-    return [state(event.outcome), _pairs(step=event.step, exit_code=event.exit_code, signal=event.signal), _one_line(event.reason)]
+    return [state(event.outcome), _pairs(step=event.step, exit_code=event.exit_code, signal=event.signal), event.reason]
 
 
 def _phase(event: events.Phase) -> list[str | Text]:
     done = f"{event.progress:.0%}" if event.progress is not None and event.state == "progress" else ""
     took = f"in {duration(event.duration)}" if event.duration is not None else ""
-    return [_one_line(event.name), event.state, done, took, _one_line(event.detail)]
+    return [event.name, event.state, done, took, event.detail]
 
 
 def _step(event: events.Step) -> list[str | Text]:
@@ -71,58 +75,58 @@ def _step(event: events.Step) -> list[str | Text]:
 
 def _eval(event: events.Eval) -> list[str | Text]:
     took = f"in {duration(event.duration)}" if event.duration is not None else ""
-    return [f"{event.step}", _one_line(event.dataset), _metrics(event.metrics), took, _pairs(of=event.checkpoint)]
+    return [f"{event.step}", event.dataset, _metrics(event.metrics), took, _pairs(of=event.checkpoint)]
 
 
 def _sample(event: events.Sample) -> list[str | Text]:
     verdict = Text("") if event.correct is None else Text("right", style="green") if event.correct else Text("wrong", style="red")
-    answer = "" if event.answer is None else f"→ {_one_line(event.answer, EXCERPT)}"
-    return [f"{event.step}", verdict, _one_line(event.prompt, EXCERPT), answer]
+    answer = "" if event.answer is None else f"→ {_excerpt(event.answer)}"
+    return [f"{event.step}", verdict, _excerpt(event.prompt), answer]
 
 
 def _checkpoint(event: events.Checkpoint) -> list[str | Text]:
     weight = size(event.bytes) if event.bytes is not None else ""
-    return [f"{event.step}", state(event.state), _one_line(event.path), weight, _metrics(event.metrics), _one_line(event.reason)]
+    return [f"{event.step}", state(event.state), event.path, weight, _metrics(event.metrics), event.reason]
 
 
 def _job(event: events.Job) -> list[str | Text]:
-    return [_one_line(event.file), state(event.state), _pairs(attempts=event.attempts), _one_line(event.reason)]
+    return [event.file, state(event.state), _pairs(attempts=event.attempts), event.reason]
 
 
 def _system(event: events.System) -> list[str | Text]:
     memory = f"memory {size(event.memory.used)} of {size(event.memory.total)}" if event.memory else ""
     gpus = "  ".join(f"gpu{gpu.index} {size(gpu.memory_used)} of {size(gpu.memory_total)}" for gpu in event.gpus)
-    return [_one_line(event.host), memory, gpus, state(event.risk), _one_line(event.reason)]
+    return [event.host, memory, gpus, state(event.risk), event.reason]
 
 
 def _metric(event: events.Metric) -> list[str | Text]:
-    return [_one_line(event.name), f"{number(event.value)} {event.unit}".strip(), _pairs(step=event.step)]
+    return [event.name, f"{number(event.value)} {event.unit}".strip(), _pairs(step=event.step)]
 
 
 def _alert(event: events.Alert) -> list[str | Text]:
     shown = state(event.severity if event.state != "cleared" else "cleared")
-    return [shown, _one_line(event.rule), _pairs(step=event.step), _one_line(event.message), Text(_one_line(event.advice), style="dim")]
+    return [shown, event.rule, _pairs(step=event.step), event.message, Text(event.advice, style="dim")]
 
 
 def _command(event: events.Command) -> list[str | Text]:
-    return [event.verb, _pairs(**event.arguments), _pairs(by=event.requested_by), _one_line(event.reason)]
+    return [event.verb, _pairs(**event.arguments), _pairs(by=event.requested_by), event.reason]
 
 
 def _command_result(event: events.CommandResult) -> list[str | Text]:
-    return [event.verb, state(event.state), _one_line(event.reason), _pairs(**event.result)]
+    return [event.verb, state(event.state), event.reason, _pairs(**event.result)]
 
 
 def _plugin(event: events.Plugin) -> list[str | Text]:
-    return [_one_line(event.name), state(event.state), _pairs(lag=event.lag, restarts=event.restarts), _one_line(event.error)]
+    return [event.name, state(event.state), _pairs(lag=event.lag, restarts=event.restarts), event.error]
 
 
 def _gap(event: events.Gap) -> list[str | Text]:
     lost = event.last_seq - event.first_seq + 1
-    return [f"{number(lost)} events of {event.missing_source} are missing", _one_line(event.reason)]
+    return [f"{number(lost)} events of {event.missing_source} are missing", event.reason]
 
 
 def _heartbeat(event: events.Heartbeat) -> list[str | Text]:
-    return [_pairs(step=event.step), size(event.rss) if event.rss else "", _one_line(event.state)]
+    return [_pairs(step=event.step), size(event.rss) if event.rss else "", event.state]
 
 
 def _other(event: Any) -> list[str | Text]:
