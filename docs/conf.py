@@ -24,6 +24,6 @@ default_role = "code"
 
 nitpick_ignore_regex = [
     ("py:.*", r"(?!trainbus\.).*"),  # names of other projects, whose inventories a build would have to fetch
-    ("py:.*", r"trainbus\.bus\.(wire|events)\..*"),  # described on the pages on protocol and events, in words
+    ("py:.*", r"trainbus\.bus\.(wire|events|config)\..*"),  # described in words, on pages of their own
     ("py:.*", r".*\.[A-Z]"),  # type variables
 ]

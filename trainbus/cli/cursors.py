@@ -9,7 +9,7 @@ import click
 from trainbus.bus.client import Client
 from trainbus.bus.wire import Cursor
 from trainbus.cli.options import json_option, yes_option
-from trainbus.cli.output import age, number, print_json, stdout, table
+from trainbus.cli.output import age, number, print_json, print_table, table
 from trainbus.errors import RefusedError
 
 
@@ -30,7 +30,8 @@ def list_(as_json: bool) -> None:
     rows = (
         (cursor.consumer, number(cursor.offset), number(lag(cursor)), number(cursor.dead_letters), age(cursor.updated)) for cursor in found
     )
-    stdout().print(table("consumer", "offset", "lag", "dead letters", "moved", rows=rows, right=("offset", "lag", "dead letters")))
+    made = table("consumer", "offset", "lag", "dead letters", "moved", rows=rows, right=("offset", "lag", "dead letters"))
+    print_table(made, empty="There is no consumer yet.")
 
 
 def lag(cursor: Cursor) -> int:
@@ -93,7 +94,8 @@ def dead_letters(consumer: str, as_json: bool) -> None:
         print_json(found)
         return
     rows = ((letter.consumer, number(letter.offset), number(letter.attempts), age(letter.time), letter.reason) for letter in found)
-    stdout().print(table("consumer", "offset", "attempts", "when", "reason", rows=rows, right=("offset", "attempts")))
+    made = table("consumer", "offset", "attempts", "when", "reason", rows=rows, right=("offset", "attempts"))
+    print_table(made, empty="Nothing was put aside.")
 
 
 def _known(client: Client, consumer: str) -> Cursor:

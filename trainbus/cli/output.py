@@ -80,12 +80,19 @@ def table(
         right: The headings of the columns with figures, which are set flush right.
     """
     figures = set(right)
-    made = Table(box=box.SIMPLE_HEAD, header_style="bold", title=title, title_justify="left", title_style="bold", pad_edge=False)
+    made = Table(
+        box=box.SIMPLE_HEAD, header_style="bold", title=title, title_justify="left", title_style="bold", pad_edge=False, show_edge=False
+    )
     for column in columns:
         made.add_column(column, justify="right" if column in figures else "left", overflow="fold")
     for row in rows:
         made.add_row(*(Text(NOTHING, style="dim") if cell is None else Text(cell) if isinstance(cell, str) else cell for cell in row))
     return made
+
+
+def print_table(made: Table, *, empty: str) -> None:
+    """A table on stdout; when it has no rows, the sentence ``empty`` in its place."""
+    stdout().print(made if made.row_count else Text(empty, style="dim"))
 
 
 def state(word: str) -> Text:

@@ -7,7 +7,7 @@ from rich.text import Text
 
 from trainbus.bus.drain import DrainReport, SpoolInfo, drain_orphans, spools
 from trainbus.cli.options import json_option
-from trainbus.cli.output import age, note, number, print_json, size, state, stderr, stdout, table
+from trainbus.cli.output import age, note, number, print_json, print_table, size, state, stderr, stdout, table
 
 
 @click.group(name="spool")
@@ -27,7 +27,8 @@ def list_(as_json: bool) -> None:
         (info.run or "?", state(_state(info)), number(info.waiting), size(info.bytes), age(info.created), f"{info.host}:{info.pid}")
         for info in found
     )
-    stdout().print(table("run", "state", "waiting", "size", "made", "process", rows=rows, right=("waiting", "size")))
+    made = table("run", "state", "waiting", "size", "made", "process", rows=rows, right=("waiting", "size"))
+    print_table(made, empty="No publisher has anything on disk.")
     for info in found:
         if info.problem:
             note(f"{info.path}: {info.problem}")
