@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import math
 
 import pytest
 
-from trainbus.bus.events import Alert, Step
 from trainbus.cli import output
 
 
@@ -50,13 +48,6 @@ def test_ages_count_from_now():
     """A stamp of nobody has no age."""
     assert output.age(1_000_000_000, now=76_000_000_000) == "1 min 15 s ago"
     assert output.age(0) == "-"
-
-
-def test_json_has_no_nan():
-    """NaN and infinities become null wherever they stand."""
-    event = Alert(evidence={"values": [1.0, math.nan, {"deep": math.inf}]})
-    assert json.loads(output.json_line(event), parse_constant=pytest.fail)["evidence"] == {"values": [1.0, None, {"deep": None}]}
-    assert json.loads(output.json_line(Step(metrics={"loss": math.nan})))["metrics"] == {"loss": None}
 
 
 def test_no_error_is_drawn_for_a_progress_bar_in_a_pipe(capsys):

@@ -22,6 +22,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from trainbus.bus.jsonable import to_json
 from trainbus.errors import TrainbusError
 
 PIPE_WIDTH = 200
@@ -179,22 +180,9 @@ def progress(description: str, total: float | None = None) -> Iterator[Progress]
         yield bar
 
 
-def to_builtins(value: Any) -> Any:
-    """Structs, dates and the like as what JSON knows; NaN and infinities become None."""
-
-    def clean(part: Any) -> Any:
-        if isinstance(part, float) and not math.isfinite(part):
-            return None
-        if isinstance(part, dict):
-            return {str(key): clean(inner) for key, inner in part.items()}
-        return [clean(inner) for inner in part] if isinstance(part, list | tuple) else part
-
-    return clean(msgspec.to_builtins(value, enc_hook=str))
-
-
 def json_line(value: Any) -> str:
-    """One line of JSON, always valid: NaN and infinities are null."""
-    return msgspec.json.encode(to_builtins(value)).decode()
+    """One line of JSON, always valid, see `trainbus.bus.jsonable`."""
+    return to_json(value).decode()
 
 
 def print_json(value: Any) -> None:
