@@ -23,7 +23,7 @@ LOOK_SECONDS = 0.25
 """How often the connection file is looked at, and so the longest sleep."""
 
 
-class ChannelStats(Struct, frozen=True, kw_only=True):
+class DealerStats(Struct, frozen=True, kw_only=True):
     """``connections`` counts established ones, ``moves`` the times that the broker was found elsewhere."""
 
     connected: bool
@@ -37,7 +37,7 @@ class ChannelStats(Struct, frozen=True, kw_only=True):
     waiting: int
 
 
-class Channel:
+class Dealer:
     """Requests and answers. Belongs to one thread (or event loop) at a time.
 
     Args:
@@ -118,10 +118,10 @@ class Channel:
         """Whether there is a connection that has shaken hands."""
         return self._endpoint.connected
 
-    def stats(self) -> ChannelStats:
+    def stats(self) -> DealerStats:
         """Figures at this moment."""
         counts: Any = self.exchange.stats()
-        return ChannelStats(
+        return DealerStats(
             connected=self.connected,
             router=self.where.router if self.where else "",
             connections=self._endpoint.connections,
