@@ -42,7 +42,7 @@ class Memory:
         return self.events[-1][0] if self.events else -1
 
 
-class Refusal(Exception):
+class RefusalError(Exception):
     def __init__(self, code: str, problem: str, hint: str = "") -> None:
         super().__init__(problem)
         self.failure = wire.Failure(code=code, problem=problem, hint=hint)
@@ -163,12 +163,15 @@ class StandIn:
         answer: wire.Reply | wire.Failure
         try:
             if call.protocol != wire.PROTOCOL:
-                raise Refusal("protocol", f"This broker speaks protocol {wire.PROTOCOL}, and was asked in {call.protocol}.")
+                self._refuse_protocol(call.protocol)
             answer = wire.Reply(id=call.id, result=msgspec.Raw(wire.encode(self._do(call.request))))
-        except Refusal as refusal:
+        except RefusalError as refusal:
             answer = refusal.failure
             answer.id = call.id
         self._router.send_multipart([identity, wire.encode(answer)])
+
+    def _refuse_protocol(self, spoken: int) -> None:
+        raise RefusalError("protocol", f"This broker speaks protocol {wire.PROTOCOL}, and was asked in {spoken}.")
 
     # --- requests ---
 
@@ -179,8 +182,8 @@ class StandIn:
         assert self.connection is not None
         return wire.BrokerStatus(
             pid=os.getpid(), host="", version="0", journal=self.memory.id, journal_path="", router=self.connection.router,
-            xpub=self.connection.xpub, head=self.memory.head, events=len(self.memory.events), journal_bytes=0, uptime=0.0, commit_failures=0,
-            last_error="", supervisor=None, sources=[], consumers=[], leases=len(self.memory.leases),
+            xpub=self.connection.xpub, head=self.memory.head, events=len(self.memory.events), journal_bytes=0, uptime=0.0,
+            commit_failures=0, last_error="", supervisor=None, sources=[], consumers=[], leases=len(self.memory.leases),
         )  # fmt: skip
 
     def _history(self, request: wire.History) -> wire.Page:
@@ -207,7 +210,7 @@ class StandIn:
 
     def _cursor(self, consumer: str) -> wire.Cursor:
         if consumer not in self.memory.cursors:
-            raise Refusal("unknown", f"There is no consumer {consumer!r}.", "`trainbus status` lists them.")
+            raise RefusalError("unknown", f"There is no consumer {consumer!r}.", "`trainbus status` lists them.")
         return self.memory.cursors[consumer]
 
     def _commitcursor(self, request: wire.CommitCursor) -> None:
@@ -250,14 +253,14 @@ class StandIn:
     def _takelease(self, request: wire.TakeLease) -> wire.Lease:
         for lease, _ in self._held().values():
             if lease.resource == request.resource and "exclusive" in (lease.mode, request.mode):
-                raise Refusal("conflict", f"{lease.holder} holds {lease.resource} ({lease.mode}).", "Wait until it is given back.")
+                raise RefusalError("conflict", f"{lease.holder} holds {lease.resource} ({lease.mode}).", "Wait until it is given back.")
         lease = wire.Lease(id=uuid.uuid4().hex, resource=request.resource, holder=request.holder, mode=request.mode, expires_in=request.ttl)
         self._held()[lease.id] = (lease, time.monotonic() + request.ttl)
         return lease
 
     def _renewlease(self, request: wire.RenewLease) -> wire.Lease:
         if request.id not in self._held():
-            raise Refusal("unknown", "The lease has expired.", "Take it again.")
+            raise RefusalError("unknown", "The lease has expired.", "Take it again.")
         lease = self.memory.leases[request.id][0]
         lease.expires_in = request.ttl
         self.memory.leases[request.id] = (lease, time.monotonic() + request.ttl)
@@ -271,9 +274,9 @@ class StandIn:
 
     def _sendcommand(self, request: wire.SendCommand) -> dict[str, str]:
         if request.run not in {topic.partition(".")[2] for _, topic, _ in self.memory.events}:
-            raise Refusal("unknown", f"The journal knows no run {request.run!r}.", "`trainbus runs list` shows those it knows.")
+            raise RefusalError("unknown", f"The journal knows no run {request.run!r}.", "`trainbus runs list` shows those it knows.")
         self.memory.commands.append(request)
         return {"id": uuid.uuid4().hex}
 
     def _supervise(self, request: wire.Supervise) -> list[Any]:
-        raise Refusal("no_supervisor", "No supervisor is registered.", "Start one with `trainbus up`.")
+        raise RefusalError("no_supervisor", "No supervisor is registered.", "Start one with `trainbus up`.")

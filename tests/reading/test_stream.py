@@ -170,7 +170,7 @@ def survives_everything(stream_class: type[Stream], examples: int, phases: Seque
 
 
 def test_whatever_is_dropped_repeated_delayed_or_cut_the_matching_history_is_delivered_exactly_once_in_order():
-    """Any mixture of lost, repeated and late frames, reconnections, small pages and overflowing buffers, against a filter of the journal."""
+    """Any mixture of lost, repeated and late frames, reconnections, small pages and overflows, against a filter of the journal."""
     survives_everything(Stream, examples=1_000)
 
 

@@ -67,14 +67,13 @@ class Dealer:
         self._follow()
         if self._endpoint.watch():
             self._broke()
-        moved = False
+        # Receiving comes first because it makes libzmq notice new connections, which sending does only now and then, and it comes last
+        # because sending may swallow the sign that something can be received.
+        moved = self._receive()
         while (frame := self.exchange.outgoing()) is not None and self._endpoint.send(frame):
             self.exchange.sent()
             moved = True
-        while (answer := self._endpoint.receive()) is not None:
-            self.exchange.received(answer)
-            moved = True
-        return moved
+        return self._receive() or moved
 
     def answer(self, ticket: Ticket[T], timeout: float | None) -> Waiting[T]:
         """Wait for the answer to ``ticket``; None waits for as long as it takes.
@@ -153,6 +152,13 @@ class Dealer:
             raise ConfigError(
                 f"{where.router!r} is no address that can be connected to: {error}.", hint=hint, found=where.router
             ) from error
+
+    def _receive(self) -> bool:
+        moved = False
+        while (answer := self._endpoint.receive()) is not None:
+            self.exchange.received(answer)
+            moved = True
+        return moved
 
     def _broke(self) -> None:
         self.losses += 1
