@@ -1,0 +1,1 @@
+"""The broker: takes events in, journals them, fans them out, answers questions about them."""
