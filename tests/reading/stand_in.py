@@ -55,6 +55,8 @@ class StandIn:
         self.root = root
         self.memory = memory or Memory()
         self.drops: Callable[[str, wire.Fanout | wire.Commit], bool] = lambda topic, payload: False
+        self.busy = 0
+        """So many requests for history are refused as too many at once."""
         self.mute = False
         """While set, requests are read and not answered."""
         self.asked: list[wire.AnyRequest] = []
@@ -187,6 +189,9 @@ class StandIn:
         )  # fmt: skip
 
     def _history(self, request: wire.History) -> wire.Page:
+        if self.busy:
+            self.busy -= 1
+            raise RefusalError("busy", "Too many pages are asked for.", "Try again.")
         head = self.memory.head
         upto = head if request.upto is None else min(request.upto, head)
         found: list[tuple[int, bytes]] = []

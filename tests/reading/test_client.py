@@ -240,7 +240,7 @@ async def test_tasks_do_not_wait_for_each_others_answers(start):
 
 
 async def test_no_sign_of_a_socket_is_overlooked(start, monkeypatch):
-    """Without the look at the connection file that would wake it anyway, each fresh client still learns of its connection and its answer."""
+    """Without the look at the connection file that would wake it anyway, each client learns of its connection and its answer."""
     monkeypatch.setattr("trainbus.bus.dealer.LOOK_SECONDS", 60)
     monkeypatch.setattr("trainbus.bus.reading.LOOK_SECONDS", 60)
     broker = await asyncio.to_thread(start)

@@ -109,6 +109,14 @@ def test_a_loss_at_the_tail_is_noticed_while_nothing_happens(broker):
         assert numbers(read(subscriber, 3)) == [0, 1, 2]
 
 
+def test_a_busy_broker_is_asked_again(broker):
+    """Hundreds of readers came back at once: being refused a page for now is no reason to give up."""
+    broker.commit(steps(0, 2))
+    broker.busy = 2
+    with Subscriber() as subscriber:
+        assert numbers(read(subscriber, 3)) == [0, 1, 2]
+
+
 # --- connections and brokers ---
 
 

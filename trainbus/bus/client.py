@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, Literal, Self, TypeAlias, TypeVar, cast
 
 from trainbus.bus import wire
-from trainbus.bus.dealer import Dealer, DealerStats
 from trainbus.bus.clock import SystemClock
+from trainbus.bus.dealer import Dealer, DealerStats
 from trainbus.bus.events import AnyEvent, decode
 from trainbus.bus.filter import Filter
 from trainbus.bus.finder import Finder

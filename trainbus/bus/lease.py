@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from trainbus.bus import wire
-from trainbus.bus.dealer import Dealer
 from trainbus.bus.clock import Clock
+from trainbus.bus.dealer import Dealer
 from trainbus.bus.waiting import Waiting
 from trainbus.errors import RefusedError, TrainbusError, UnreachableError
 

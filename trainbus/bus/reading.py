@@ -10,16 +10,16 @@ import zmq
 from msgspec import Struct
 
 from trainbus.bus import wire
-from trainbus.bus.dealer import LOOK_SECONDS, Dealer
 from trainbus.bus.clock import Clock, SystemClock
 from trainbus.bus.commits import Commits
+from trainbus.bus.dealer import LOOK_SECONDS, Dealer
 from trainbus.bus.endpoint import Endpoint
 from trainbus.bus.exchange import Ticket
 from trainbus.bus.filter import Filter
 from trainbus.bus.finder import Finder
 from trainbus.bus.stream import Question, Record, Stream
 from trainbus.bus.waiting import Waiting
-from trainbus.errors import ConfigError, TrainbusError
+from trainbus.errors import ConfigError, RefusedError, TrainbusError
 
 HIGH_WATER_MARK = 10_000
 """Fan-out frames that may wait unread; what comes beyond is dropped, and fetched from the journal later."""
@@ -29,6 +29,9 @@ SILENCE_SECONDS = 5.0
 
 FRAMES_AT_ONCE = 500
 """Frames read before somebody looks at the clock again."""
+
+BUSY = "busy"
+"""Code of a broker that has too much to do at the moment: it is asked again after a while."""
 
 
 class Options(TypedDict, total=False):
@@ -116,6 +119,7 @@ class Reading:
         self._asking: tuple[Question, Ticket[Any]] | None = None
         self._committing: Ticket[None] | None = None
         self._failure: TrainbusError | None = None
+        self._ask_at = 0.0
         self._seen = (0, 0)
         self._moves = -1
         self._reconnections = 0
@@ -241,7 +245,7 @@ class Reading:
             moved = True
         if self._asking is not None and self._asking[1].done and self._stream is not None:
             (question, ticket), self._asking = self._asking, None
-            self._stream.answered(question, ticket.result())
+            self._answered(self._stream, question, ticket)
             moved = True
         if self._committing is not None and self._committing.done and self.commits is not None:
             ticket, self._committing = self._committing, None
@@ -250,9 +254,19 @@ class Reading:
             moved = True
         return moved
 
+    def _answered(self, stream: Stream, question: Question, ticket: Ticket[Any]) -> None:
+        try:
+            stream.answered(question, ticket.result())
+        except RefusedError as error:
+            if error.facts.get("code") != BUSY:
+                raise
+            stream.unanswered()
+            self._ask_at = self.clock.now() + LOOK_SECONDS
+
     def _ask(self) -> bool:
         moved = False
-        if self._stream is not None and self._asking is None and (question := self._stream.wanted()) is not None:
+        free = self._asking is None and self.clock.now() >= self._ask_at
+        if self._stream is not None and free and (question := self._stream.wanted()) is not None:
             result: type[Any] = wire.BrokerStatus if isinstance(question, wire.Status) else wire.Page
             self._asking = (question, self.dealer.ask(question, result))
             moved = True
