@@ -26,9 +26,22 @@ from typing import Any
 
 from trainbus.bus.config import BusConfig
 from trainbus.bus.events import (
-    Checkpoint, CheckpointState, Command, CommandResult, CommandState, Eval, Event, Metric, Phase, RunEnded, RunOutcome, RunStarted,
-    Sample, Step, checkpoint_id,
-)  # fmt: skip
+    Checkpoint,
+    CheckpointState,
+    Command,
+    CommandResult,
+    CommandState,
+    Eval,
+    Event,
+    Metric,
+    Phase,
+    RunEnded,
+    RunOutcome,
+    RunStarted,
+    Sample,
+    Step,
+    checkpoint_id,
+)
 from trainbus.bus.facts import default_run_id, directory_facts, plain, safe_run_id
 from trainbus.bus.publisher import Publisher, PublisherStats
 from trainbus.errors import ConfigError
