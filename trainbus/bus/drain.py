@@ -13,9 +13,9 @@ from pathlib import Path
 import msgspec
 
 from trainbus.bus import wire
+from trainbus.bus.channel import Channel
 from trainbus.bus.home import home, read_connection
 from trainbus.bus.link import Link
-from trainbus.bus.link_socket import LinkSocket
 from trainbus.bus.outbox import Outbox
 from trainbus.bus.spool import Spool, read_meta, remove_stale_drafts, segment_files, spool_root, try_lock, unlock
 from trainbus.errors import SpoolError
@@ -127,7 +127,7 @@ def _drain_one(
             problem=problem,
         )
 
-    channel = LinkSocket(link, root=root, router=router)
+    channel = Channel(link, root=root, router=router)
     try:
         moved_at, seen = time.monotonic(), outbox.acknowledged
         while not (outbox.acknowledged >= outbox.next or link.settled or stop.is_set()):

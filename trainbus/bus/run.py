@@ -41,7 +41,7 @@ from trainbus.bus.events import (
     Sample,
     Step,
     checkpoint_id,
-)  # fmt: skip
+)
 from trainbus.bus.facts import default_run_id, directory_facts, plain, safe_run_id
 from trainbus.bus.publisher import Publisher, PublisherStats
 from trainbus.errors import ConfigError

@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trainbus.bus import wire
+from trainbus.bus.channel import Channel
 from trainbus.bus.config import BusConfig
 from trainbus.bus.drain import drain_orphans, orphans
 from trainbus.bus.events import Command
 from trainbus.bus.link import Link, State
-from trainbus.bus.link_socket import LinkSocket
 from trainbus.bus.outbox import Outbox
 from trainbus.bus.spool import Identity
 from trainbus.errors import TrainbusError
@@ -71,7 +71,7 @@ class Sender:
             source=identity.source, run=identity.run, name=identity.name, host=identity.host, pid=identity.pid, owner=identity.owner
         )
         self._link = Link(hello, outbox, beat=publisher.vitals, heartbeat_interval=settings.heartbeat_interval, on_command=self._deliver)
-        self._channel: LinkSocket | None = None
+        self._channel: Channel | None = None
         self._reader, self._writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         # Not closed with the thread: a late `wake` would write into whatever file gets the number next.
         self._close_pipe = weakref.finalize(self, _close, self._reader, self._writer)
@@ -147,7 +147,7 @@ class Sender:
         while True:
             try:
                 if self._channel is None:
-                    self._channel = LinkSocket(self._link, root=self._root, router=self._router)
+                    self._channel = Channel(self._link, root=self._root, router=self._router)
                 now = time.monotonic()
                 if self._leave_by is not None and leaving_since is None:
                     leaving_since = now
@@ -164,7 +164,7 @@ class Sender:
                 time.sleep(FAULT_PAUSE_SECONDS)
         self._end()
 
-    def _turn(self, channel: LinkSocket, now: float) -> None:
+    def _turn(self, channel: Channel, now: float) -> None:
         outbox = self._outbox
         self.asleep = False
         with contextlib.suppress(BlockingIOError):
@@ -190,7 +190,7 @@ class Sender:
             self._looked_for_orphans = True
             self._drain()
 
-    def _rest(self, channel: LinkSocket) -> None:
+    def _rest(self, channel: Channel) -> None:
         """Wait for messages, a call, or the next thing that is due."""
         now = time.monotonic()
         until = min(channel.wake_at(), now + 1.0)
