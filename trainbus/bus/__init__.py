@@ -1,1 +1,0 @@
-"""The bus: vocabulary, sending side, broker, reading side, hosting."""

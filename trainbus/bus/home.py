@@ -43,8 +43,9 @@ def home() -> Path:
 
 
 def private_directory(path: Path) -> Path:
-    """Create ``path`` readable by its owner alone, with its parents; returns it."""
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    """Create ``path`` readable by its owner alone, and every parent that is missing likewise; returns it."""
+    for part in [*reversed(path.parents), path]:  # mkdir(parents=True) would give the parents the umask's mode
+        part.mkdir(mode=0o700, exist_ok=True)
     return path
 
 

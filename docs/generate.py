@@ -1,0 +1,222 @@
+"""Writes the parts of the pages that follow from the code: settings, commands, events, messages, hooks.
+
+Each stands between ``<!-- generated: NAME -->`` and ``<!-- end -->``; a test compares the committed pages with what this gives.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import inspect
+import re
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+from msgspec import inspect as types
+
+from trainbus import hookspecs
+from trainbus.bus import events, wire
+from trainbus.bus.config import BusConfig
+from trainbus.bus.config_docs import settings, toml_value
+from trainbus.cli.app import cli
+from trainbus.cli.lazy import GROUPS, LAZY
+
+DOCS = Path(__file__).parent
+BLOCK = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+CLAUSE = re.compile(r"\bD(10|[1-9])\b")
+HELP_WIDTH = 100
+
+
+def bus_settings() -> str:
+    """The keys of ``[bus]``."""
+    rows = ["| key | default | allowed | meaning |", "| --- | --- | --- | --- |"]
+    for setting in settings(BusConfig):
+        default = f"`{toml_value(setting.default)}`" if setting.default is not None else "not set"
+        rows.append(f"| `{setting.name}` | {default} | {setting.allowed} | {setting.meaning} |")
+    return "\n".join(rows)
+
+
+def commands() -> str:
+    """The help of every command."""
+    parts = []
+    for group in GROUPS:
+        names = [name for name, lazy in LAZY.items() if lazy.group == group and importlib.util.find_spec(lazy.target.partition(":")[0])]
+        parts += [f"## {group}", *(text for name in names for text in _helps(name))] if names else []
+    return "\n\n".join(parts)
+
+
+def _helps(name: str) -> Iterator[str]:
+    root = click.Context(cli, info_name="trainbus", terminal_width=HELP_WIDTH, max_content_width=HELP_WIDTH)
+    command = cli.get_command(root, name)
+    assert command is not None
+    yield f"### trainbus {name}"
+    yield from _help(command, root, name)
+
+
+def _help(command: click.Command, parent: click.Context, name: str) -> Iterator[str]:
+    context = click.Context(command, parent=parent, info_name=name, terminal_width=HELP_WIDTH, max_content_width=HELP_WIDTH)
+    text = "\n".join(line.rstrip() for line in click.unstyle(command.get_help(context)).splitlines())
+    yield f"```text\n{text}\n```"
+    if isinstance(command, click.Group):
+        for inner in command.list_commands(context):
+            subcommand = command.get_command(context, inner)
+            assert subcommand is not None
+            yield from _help(subcommand, context, inner)
+
+
+def event_kinds() -> str:
+    """Each kind with its fields, then the Structs that some fields hold."""
+    common = types.type_info(events.Event)
+    assert isinstance(common, types.StructType)
+    names = {field.name for field in common.fields}
+    parts = ["## Fields of every event", _fields(events.Event)]
+    for kind, cls in events.BY_KIND.items():
+        parts += [f"## {kind}", _prose(cls), _fields(cls, without=names)]
+    for part in (events.Memory, events.Process, events.Disk, events.Gpu, events.Pressure):
+        parts += [f"## {part.__name__}", _prose(part), _fields(part)]
+    return "\n\n".join(filter(None, parts))
+
+
+def messages() -> str:
+    """Everything that passes over the ROUTER socket, but requests."""
+    return "\n\n".join(part for cls in wire.AnyMessage.__args__ for part in _described(cls, "type"))
+
+
+def requests() -> str:
+    """Every request."""
+    return "\n\n".join(part for cls in wire.AnyRequest.__args__ for part in _described(cls, "op"))
+
+
+def results() -> str:
+    """What replies hold."""
+    classes = (wire.Page, wire.RunInfo, wire.Cursor, wire.DeadLetter, wire.Lease, wire.BrokerStatus, wire.SourceStatus, wire.PluginStatus)
+    return "\n\n".join(part for cls in classes for part in _described(cls, ""))
+
+
+def frames() -> str:
+    """The payloads of the XPUB socket."""
+    return "\n\n".join(part for cls in (wire.Fanout, wire.Commit) for part in _described(cls, ""))
+
+
+def _described(cls: type[msgspec.Struct], tag_field: str) -> Iterator[str]:
+    yield f"### {cls.__name__}"
+    if tag_field:
+        yield f"`{tag_field}` is `{cls.__struct_config__.tag}`."
+    yield _prose(cls)
+    fields = _fields(cls)
+    if fields:
+        yield fields
+
+
+def _prose(described: Any) -> str:
+    return (inspect.getdoc(described) or "").replace("``", "`")
+
+
+def _fields(cls: type[msgspec.Struct], without: set[str] | frozenset[str] = frozenset()) -> str:
+    described = types.type_info(cls)
+    assert isinstance(described, types.StructType)
+    fields = [field for field in described.fields if field.name not in without]
+    if not fields:
+        return ""
+    rows = ["| field | type | when it is left out |", "| --- | --- | --- |"]
+    if described.array_like:
+        rows = ["| place | field | type |", "| --- | --- | --- |"]
+        return "\n".join(rows + [f"| {place} | `{field.encode_name}` | {_type(field.type)} |" for place, field in enumerate(fields)])
+    return "\n".join(rows + [f"| `{field.encode_name}` | {_type(field.type)} | {_default(field)} |" for field in fields])
+
+
+def _default(field: types.Field) -> str:
+    if field.required:
+        return "must be there"
+    default = field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory()
+    if isinstance(default, float) and default != default:
+        return "NaN"
+    if isinstance(default, msgspec.Raw):
+        return "nil"
+    return f"`{msgspec.json.encode(default).decode()}`" if default is not None else "nil"
+
+
+def _type(kind: types.Type) -> str:
+    """A type in the words of msgpack."""
+    if isinstance(kind, types.Metadata):
+        return _type(kind.type)
+    if isinstance(kind, types.UnionType):
+        return (
+            " or ".join(dict.fromkeys(_type(member) for member in kind.types)) if len(kind.types) < 6 else "map: one of the requests below"
+        )
+    if isinstance(kind, types.LiteralType):
+        return ", ".join(f"`{value}`" if value else "empty" for value in kind.values)
+    if isinstance(kind, types.StructType):
+        return f"{'array' if kind.array_like else 'map'}: {kind.cls.__name__}"
+    if isinstance(kind, types.ListType):
+        return f"array, each {_type(kind.item_type)}"
+    if isinstance(kind, types.TupleType):
+        return f"array of {len(kind.item_types)}: {', '.join(_type(item) for item in kind.item_types)}"
+    if isinstance(kind, types.DictType):
+        return f"map of str to {_type(kind.value_type)}"
+    names: dict[type, str] = {types.BytesType: "bin", types.NoneType: "nil", types.AnyType: "any", types.RawType: "any"}
+    return names.get(type(kind), type(kind).__name__.removesuffix("Type").lower())
+
+
+def hooks() -> str:
+    """Each hook with its exact signature and contract."""
+    parts = []
+    for name, function in vars(hookspecs.Hooks).items():
+        if name.startswith("_"):
+            continue
+        parts += [f"### {name}", f"```python\n{signature(name, function)}\n```", _prose(function)]
+    return "\n\n".join(parts)
+
+
+def signature(name: str, function: Callable[..., Any]) -> str:
+    """The line that a plugin author writes."""
+    return f"def {name}{inspect.signature(function)}"
+
+
+def context() -> str:
+    """What hooks are given."""
+    parts = []
+    for name, function in vars(hookspecs.Context).items():
+        if not name.startswith("_") and inspect.isfunction(function):
+            parts += [f"### context.{name}", f"```python\n{signature(name, function)}\n```", _prose(function)]
+    return "\n\n".join(parts)
+
+
+def proofs() -> str:
+    """For each clause of the delivery contract, the tests whose docstrings name it."""
+    found: dict[int, list[str]] = {}
+    for path in sorted((DOCS.parent / "tests").rglob("test_*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_"):
+                for clause in sorted({int(number) for number in CLAUSE.findall(ast.get_docstring(node) or "")}):
+                    found.setdefault(clause, []).append(f"- D{clause}: `{path.relative_to(DOCS.parent).as_posix()}::{node.name}`")
+    return "\n".join(line for clause in sorted(found) for line in found[clause])
+
+
+GENERATORS: dict[str, Callable[[], str]] = {
+    one.__name__: one for one in (bus_settings, commands, event_kinds, messages, requests, results, frames, hooks, context, proofs)
+}
+
+
+def current(page: str) -> str:
+    """The page with its generated parts made anew."""
+    return BLOCK.sub(lambda block: f"{block[1]}\n{GENERATORS[block[2]]()}\n\n{block[3]}", page)
+
+
+def main() -> int:
+    """Write what has changed."""
+    for path in sorted(DOCS.glob("*.md")):
+        page = path.read_text()
+        made = current(page)
+        if made != page:
+            path.write_text(made)
+            sys.stdout.write(f"{path.name} is new\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
