@@ -84,17 +84,9 @@ def read_connection(root: Path | None = None) -> Connection:
     try:
         return msgspec.json.decode(path.read_bytes(), type=Connection)
     except FileNotFoundError:
-<<<<<<< HEAD
-        raise UnreachableError(
-            f"No broker is known in {path.parent}.",
-            hint="Start one with `trainbus up`, or set TRAINBUS_HOME to the one that runs.",
-            file=str(path),
-=======
         problem = f"No broker is known in {path.parent}."
         raise UnreachableError(
             problem, hint="Start one with `trainbus up`, or set TRAINBUS_HOME to the one that runs.", file=str(path)
->>>>>>> main
         ) from None
     except (OSError, msgspec.DecodeError) as error:
-        problem = f"{path} can't be read: {error}"
-        raise UnreachableError(problem, hint="Delete it and start `trainbus up` again.", file=str(path)) from error
+        raise UnreachableError(f"{path} can't be read: {error}", hint="Delete it and start `trainbus up` again.", file=str(path)) from error
