@@ -1,0 +1,1 @@
+"""Where plugins run: registry, host, supervisor."""
