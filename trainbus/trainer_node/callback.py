@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 from msgspec import Struct
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from trainbus.bus.run import Run
 
 log = logging.getLogger(__name__)
-P = ParamSpec("P")
+M = TypeVar("M", bound=Callable[..., None])
 
 PAUSE_POLL_SECONDS = 0.1
 """While paused the run looks for commands this often: quick for a person, nothing for a machine."""
@@ -53,17 +53,17 @@ class CallbackStats(Struct, frozen=True, kw_only=True):
     sealer: SealerStats
 
 
-def contained(method: Callable[Concatenate[TrainbusCallback, P], None]) -> Callable[Concatenate[TrainbusCallback, P], None]:
+def contained(method: M) -> M:
     """A failure in here is counted and logged once, and the training goes on."""
 
     @functools.wraps(method)
-    def call(self: TrainbusCallback, *args: P.args, **kwargs: P.kwargs) -> None:
+    def call(self: TrainbusCallback, *args: Any, **kwargs: Any) -> None:
         try:
             method(self, *args, **kwargs)
         except Exception as error:  # noqa: BLE001 - monitoring must never fail the training
             self.failed(method.__name__, error)
 
-    return call
+    return cast(M, call)
 
 
 def attach(trainer: Any, run: Run, **options: Any) -> TrainbusCallback:
@@ -77,7 +77,7 @@ def attach(trainer: Any, run: Run, **options: Any) -> TrainbusCallback:
     return callback
 
 
-class TrainbusCallback(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
+class TrainbusCallback(TrainerCallback):
     """Use `attach`: as a plain callback it sees neither raw losses nor where evaluating and saving begin.
 
     Args:
@@ -116,6 +116,11 @@ class TrainbusCallback(TrainerCallback):  # type: ignore[misc]  # transformers i
     def stopped(self) -> str:
         """Why the training was asked to stop; empty when it wasn't."""
         return self._control.stopping or self._stop_reason
+
+    @property
+    def evaluated(self) -> dict[str, float]:
+        """Metrics of the last evaluation, by names that begin with ``eval_``."""
+        return self._evaluated[1]
 
     def bind(self, trainer: Any) -> None:
         """Wrap the trainer's methods and become one of its callbacks."""
@@ -182,7 +187,11 @@ class TrainbusCallback(TrainerCallback):  # type: ignore[misc]  # transformers i
         if self._trainer is None:
             return
         self._publish_step(state)
-        if self._guard and (self._loss_on_cpu() or control.should_log or state.global_step == state.max_steps) and self._ruined(state.global_step):
+        if (
+            self._guard
+            and (self._loss_on_cpu() or control.should_log or state.global_step == state.max_steps)
+            and self._ruined(state.global_step)
+        ):
             control.should_training_stop = True
             control.should_save = control.should_evaluate = False
         for command in self._run.commands():
@@ -201,12 +210,14 @@ class TrainbusCallback(TrainerCallback):  # type: ignore[misc]  # transformers i
         if self._trainer is None or not metrics:
             return
         prefix = next((name.removesuffix("loss") for name in metrics if name.endswith("loss")), "eval_")
-        values = {name.removeprefix(prefix): float(value) for name, value in metrics.items() if isinstance(value, int | float) and name != "epoch"}
+        values = {
+            name.removeprefix(prefix): float(value) for name, value in metrics.items() if isinstance(value, int | float) and name != "epoch"
+        }
         dataset = prefix.removeprefix("eval_").strip("_")
         measured = {name: value for name, value in values.items() if name not in _SPEEDS}
         self._run.eval(state.global_step, dataset=dataset, duration=values.get("runtime"), **measured)
         self._evaluated = (state.global_step, {f"eval_{name}": value for name, value in measured.items()})
-        self._control.finish(self._control.take("evaluate"), "done", **measured)
+        self._control.finish(self._control.take("evaluate"), "done", result=measured)
 
     @contained
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -215,7 +226,7 @@ class TrainbusCallback(TrainerCallback):  # type: ignore[misc]  # transformers i
             return
         self._sealer.settle()
         checkpoint = self.complete[-1].id if self.complete else None
-        self._control.finish(self._control.take("stop"), "done", step=state.global_step, checkpoint=checkpoint)
+        self._control.finish(self._control.take("stop"), "done", result={"step": state.global_step, "checkpoint": checkpoint})
         self._control.abandon("the training has ended")
         self._train_phase.close()
 
@@ -301,7 +312,8 @@ class TrainbusCallback(TrainerCallback):  # type: ignore[misc]  # transformers i
     def _ruined(self, step: int) -> bool:
         """Whether a loss or gradient norm was not finite. Waits for the device, so it is asked only where Trainer waits too."""
         if not self.failure and self._doubt is not None and bool(self._doubt):
-            self.failure = f"loss {float(self.last_loss)} with gradient norm {float(self._grad_norm)} at step {step}: the weights are ruined, nothing is saved"
+            values = f"loss {float(self.last_loss)}, gradient norm {float(self._grad_norm)}"
+            self.failure = f"{values} at step {step}: the weights are ruined, and nothing is saved"
         return bool(self.failure)
 
     def _wait(self) -> None:
@@ -341,4 +353,4 @@ class TrainbusCallback(TrainerCallback):  # type: ignore[misc]  # transformers i
             return
         self.complete.append(result)
         self._run.checkpoint(path, step=step, digest=result.digest, state="complete", **metrics)
-        self._control.finish(asked, "done", checkpoint=result.id, path=str(path))
+        self._control.finish(asked, "done", result={"checkpoint": result.id, "path": str(path)})

@@ -81,7 +81,15 @@ def seal(path: Path, *, run: str, name: str, step: int, examples: int = 0, token
         whole.update(f"{relative}\0{entry.bytes}\0{entry.xxh3}\n".encode())
     digest = whole.hexdigest()
     marker = Marker(
-        id=checkpoint_id(run, step, digest), run=run, name=name, step=step, digest=digest, created=time.time_ns(), examples=examples, tokens=tokens, files=files
+        id=checkpoint_id(run, step, digest),
+        run=run,
+        name=name,
+        step=step,
+        digest=digest,
+        created=time.time_ns(),
+        examples=examples,
+        tokens=tokens,
+        files=files,
     )
     write_atomically(path / MARKER, msgspec.json.format(msgspec.json.encode(marker), indent=1), mode=0o644)
     return marker
@@ -130,7 +138,9 @@ def missing_files(path: Path) -> list[str]:
 
 def listed(output: Path) -> list[Path]:
     """The ``checkpoint-N`` directories of an output, by number: 999 comes before 1000."""
-    numbered = [(step, child) for child in (output.iterdir() if output.is_dir() else ()) if (step := step_of(child)) is not None and child.is_dir()]
+    numbered = [
+        (step, child) for child in (output.iterdir() if output.is_dir() else ()) if (step := step_of(child)) is not None and child.is_dir()
+    ]
     return [child for _, child in sorted(numbered)]
 
 
@@ -152,7 +162,7 @@ def choose(output: Path) -> tuple[Path, list[Path]]:
     candidates = listed(output)
     if not candidates:
         raise ModelError(f"{output} has no checkpoint to resume from.", hint="Leave --resume out to start afresh.", file=str(output))
-    unfinished = []
+    unfinished: list[Path] = []
     for path in reversed(candidates):
         if (path / MARKER).is_file():
             require_whole(path)
@@ -174,13 +184,19 @@ def require_whole(path: Path) -> None:
         ModelError: It names what is missing, and the next older checkpoint that is whole.
     """
     if not path.is_dir():
-        raise ModelError(f"There is no checkpoint directory {path}.", hint="`ls` the output directory for those that exist.", file=str(path))
+        raise ModelError(
+            f"There is no checkpoint directory {path}.", hint="`ls` the output directory for those that exist.", file=str(path)
+        )
     missing = faults(path) if (path / MARKER).is_file() else missing_files(path)
     if not missing:
         return
     step = step_of(path)
     older = [other for other in listed(path.parent) if step is not None and (step_of(other) or 0) < step and not faults(other)]
-    hint = f"The next older whole one is {older[-1].name}: --resume-from {older[-1]}" if older else "No older checkpoint is whole: start afresh without --resume."
+    hint = (
+        f"The next older whole one is {older[-1].name}: --resume-from {older[-1]}"
+        if older
+        else "No older checkpoint is whole: start afresh without --resume."
+    )
     offered = str(older[-1]) if older else None
     raise ModelError(f"{path} is incomplete: {'; '.join(missing)}.", hint=hint, file=str(path), missing=missing, offered=offered)
 

@@ -60,7 +60,7 @@ class TrainerConfig(Struct, kw_only=True, forbid_unknown_fields=True):
     dtype: Literal["float32", "bfloat16"] = "float32"
     logging_steps: Positive = 10
     lora_r: Positive = 16
-    lora_alpha: Annotated[float, Meta(gt=0)] = 32.0
+    lora_alpha: Positive = 32
     lora_dropout: Fraction = 0.0
     lora_targets: str = "all-linear"
 

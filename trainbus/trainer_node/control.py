@@ -89,10 +89,12 @@ class Control:
         waiting, self._waiting[verb] = self._waiting[verb], []
         return waiting
 
-    def finish(self, commands: Sequence[Command], state: CommandState = "done", reason: str = "", **result: Any) -> None:
+    def finish(
+        self, commands: Sequence[Command], state: CommandState = "done", reason: str = "", result: Mapping[str, Any] | None = None
+    ) -> None:
         """What these commands asked for has happened, or can't any more. May be called from any thread."""
         for command in commands:
-            self._answer(command, state, reason, **result)
+            self._answer(command, state, reason, **(result or {}))
 
     def abandon(self, reason: str) -> None:
         """The training is over: refuse what still waits."""

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from trainbus.errors import DataError
-from trainbus.trainer_node.formats import ALLOWED, Example, Format, Problem, detect, type_name
+from trainbus.trainer_node.formats import ALLOWED, Example, Format, RowError, detect, type_name
 
 SHOWN_LINES = 5
 """So many broken lines are named; the rest is counted: a person mends the first ones and looks again."""
@@ -68,7 +68,14 @@ def load_file(path: Path) -> Loaded:
             head = file.read(64)
             for signature, what, hint in _SIGNATURES:
                 if head.startswith(signature):
-                    raise DataError(f"{path} {what}.", hint=hint.replace("FILE", str(path)), file=str(path), line=1, found=what, allowed="JSON Lines in UTF-8")
+                    raise DataError(
+                        f"{path} {what}.",
+                        hint=hint.replace("FILE", str(path)),
+                        file=str(path),
+                        line=1,
+                        found=what,
+                        allowed="JSON Lines in UTF-8",
+                    )
             file.seek(0)
             return _collect(_rows(file, str(path)), str(path))
     except OSError as error:
@@ -85,7 +92,7 @@ def split(examples: list[Example], fraction: float, seed: int) -> tuple[list[Exa
 
 
 def _rows(lines: Iterable[bytes], source: str) -> Iterator[tuple[int, Any]]:
-    """Line number and value of each line that is not blank; a `Problem` in place of a value that is none."""
+    """Line number and value of each line that is not blank; a `RowError` in place of a value that is none."""
     for number, raw in enumerate(lines, 1):
         line = (raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw).strip()
         if line:
@@ -97,7 +104,7 @@ def _parse(line: bytes) -> Any:
         return msgspec.json.decode(line)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         quoted = line[:QUOTED_CHARACTERS].decode("utf-8", "replace") + ("…" if len(line) > QUOTED_CHARACTERS else "")
-        return Problem(f"not valid JSON ({_why(line, str(error))})", found=quoted, allowed="one JSON object a line")
+        return RowError(f"not valid JSON ({_why(line, str(error))})", found=quoted, allowed="one JSON object a line")
 
 
 def _why(line: bytes, error: str) -> str:
@@ -113,29 +120,39 @@ def _why(line: bytes, error: str) -> str:
 
 def _collect(rows: Iterable[tuple[int, Any]], source: str) -> Loaded:
     examples: list[Example] = []
-    problems: list[tuple[int, Problem]] = []
+    problems: list[tuple[int, RowError]] = []
     known: Format | None = None
     for number, row in rows:
         try:
-            if isinstance(row, Problem):
-                raise row
-            if not isinstance(row, dict):
-                hint = ', such as {"messages": [...]}' if isinstance(row, list) else ""
-                raise Problem(f"{type_name(row)} where an object{hint} is expected", found=type_name(row), allowed="an object")
-            if known is None:
-                known = detect(row)
-            converted = known.convert(row)
-            examples.append(Example(turns=converted.turns, text=converted.text, line=number))
-        except Problem as problem:
+            known, example = _convert(number, row, known)
+            examples.append(example)
+        except RowError as problem:
             problems.append((number, problem))
     if problems:
         raise _refusal(source, problems, len(problems) + len(examples))
     if known is None:
-        raise DataError(f"{source} is empty.", hint=f"Each line is one JSON object with the keys of a known format: {ALLOWED}.", file=source, found="no lines")
+        raise DataError(
+            f"{source} is empty.",
+            hint=f"Each line is one JSON object with the keys of a known format: {ALLOWED}.",
+            file=source,
+            found="no lines",
+        )
     return Loaded(examples, known.name, source)
 
 
-def _refusal(source: str, problems: list[tuple[int, Problem]], rows: int) -> DataError:
+def _convert(number: int, row: Any, known: Format | None) -> tuple[Format, Example]:
+    """A row as an example; the first row that is an object decides on the format."""
+    if isinstance(row, RowError):
+        raise row
+    if not isinstance(row, dict):
+        such = ', such as {"messages": [...]},' if isinstance(row, list) else ""
+        raise RowError(f"{type_name(row)} where an object{such} is expected", found=type_name(row), allowed="an object")
+    known = known or detect(row)
+    converted = known.convert(row)
+    return known, Example(turns=converted.turns, text=converted.text, line=number)
+
+
+def _refusal(source: str, problems: list[tuple[int, RowError]], rows: int) -> DataError:
     number, first = problems[0]
     text = f"{source}, line {number}: {first.what}."
     if first.found not in first.what:
@@ -154,8 +171,10 @@ def _load_hub(name: str, split: str) -> Loaded:
 
     try:
         rows = datasets.load_dataset(name, split=split)
-    except Exception as error:  # noqa: BLE001 - a foreign library's many exceptions, wrapped once at the edge
+    except Exception as error:  # a foreign library's many exceptions, wrapped once at the edge
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         hint = "Check the name and the network; a local JSONL file needs neither."
-        raise DataError(f"There is no file {name}, and the hub does not give a data set of that name: {reason}", hint=hint, file=name) from error
+        raise DataError(
+            f"There is no file {name}, and the hub does not give a data set of that name: {reason}", hint=hint, file=name
+        ) from error
     return _collect(((number, dict(row)) for number, row in enumerate(rows, 1)), name)

@@ -1,6 +1,6 @@
 """The row formats of fine-tuning files, and what each means as a conversation.
 
-A file has one format, told by the keys of its first row; every further row must have it too. `Problem` is what is wrong
+A file has one format, told by the keys of its first row; every further row must have it too. `RowError` is what is wrong
 with one row, in words; `trainbus.trainer_node.data` adds file and line.
 """
 
@@ -29,7 +29,7 @@ class Example(Struct, frozen=True):
     line: int = 0
 
 
-class Problem(Exception):
+class RowError(Exception):
     """A row that does not fit its format: what was found, what is allowed."""
 
     def __init__(self, what: str, *, found: str, allowed: str) -> None:
@@ -59,15 +59,17 @@ def _text(row: Mapping[str, Any], key: str, *, empty: bool = False) -> str:
     value = row.get(key)
     if not isinstance(value, str):
         found = "nothing" if key not in row else type_name(value)
-        raise Problem(f"key {key!r} holds {found}", found=found, allowed="text")
+        raise RowError(f"key {key!r} holds {found}", found=found, allowed="text")
     if not value.strip() and not empty:
-        raise Problem(f"key {key!r} is empty", found="empty text", allowed="text")
+        raise RowError(f"key {key!r} is empty", found="empty text", allowed="text")
     return value
 
 
 def _conversation(turns: list[Turn]) -> Example:
     if not any(turn.role == "assistant" for turn in turns):
-        raise Problem("no assistant turn: there is nothing to learn", found=", ".join(turn.role for turn in turns), allowed="an assistant turn")
+        raise RowError(
+            "no assistant turn: there is nothing to learn", found=", ".join(turn.role for turn in turns), allowed="an assistant turn"
+        )
     return Example(turns=tuple(turns))
 
 
@@ -75,10 +77,10 @@ def _listed(row: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
     value = row[key]
     if not isinstance(value, list) or not value:
         found = "an empty list" if value == [] else type_name(value)
-        raise Problem(f"key {key!r} holds {found}", found=found, allowed="a list of turns")
+        raise RowError(f"key {key!r} holds {found}", found=found, allowed="a list of turns")
     for number, turn in enumerate(value, 1):
         if not isinstance(turn, dict):
-            raise Problem(f"turn {number} of {key!r} is {type_name(turn)}", found=type_name(turn), allowed="an object")
+            raise RowError(f"turn {number} of {key!r} is {type_name(turn)}", found=type_name(turn), allowed="an object")
     return value
 
 
@@ -86,7 +88,7 @@ def _messages(row: Mapping[str, Any]) -> Example:
     turns = []
     for turn in _listed(row, "messages"):
         if turn.get("role") not in ROLES:
-            raise Problem(f"role {turn.get('role')!r} is unknown", found=repr(turn.get("role")), allowed=", ".join(ROLES))
+            raise RowError(f"role {turn.get('role')!r} is unknown", found=repr(turn.get("role")), allowed=", ".join(ROLES))
         turns.append(Turn(turn["role"], _text(turn, "content", empty=turn["role"] != "assistant")))
     return _conversation(turns)
 
@@ -96,7 +98,7 @@ def _sharegpt(row: Mapping[str, Any]) -> Example:
     for turn in _listed(row, "conversations"):
         speaker = turn.get("from")
         if not isinstance(speaker, str) or speaker.lower() not in SPEAKERS:
-            raise Problem(f"speaker {speaker!r} is unknown", found=repr(speaker), allowed=", ".join(SPEAKERS))
+            raise RowError(f"speaker {speaker!r} is unknown", found=repr(speaker), allowed=", ".join(SPEAKERS))
         role = SPEAKERS[speaker.lower()]
         turns.append(Turn(role, _text(turn, "value", empty=role != "assistant")))
     return _conversation(turns)
@@ -150,10 +152,10 @@ def detect(row: Mapping[str, Any]) -> Format:
     """The format that has all its keys in ``row``.
 
     Raises:
-        Problem: No format fits.
+        RowError: No format fits.
     """
     for known in FORMATS:
         if all(key in row for key in known.keys):
             return known
     found = ", ".join(list(row)[:12]) or "no keys"
-    raise Problem(f"no known format has the keys {found}", found=found, allowed=ALLOWED)
+    raise RowError(f"no known format has the keys {found}", found=found, allowed=ALLOWED)

@@ -113,7 +113,7 @@ def _tokenizer(config: TrainerConfig) -> Any:
         raise ModelError(f"{path} has no tokenizer (none of {', '.join(TOKENIZERS)}).", hint=hint, file=str(path))
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(path) if path.is_dir() else source)
-    except Exception as error:  # noqa: BLE001 - a foreign library's many exceptions, wrapped once at the edge
+    except Exception as error:  # a foreign library's many exceptions, wrapped once at the edge
         raise _unloadable("tokenizer", source, error) from error
     if not tokenizer.is_fast:
         hint = "Set `tokenizer` to one with a tokenizer.json."
@@ -127,7 +127,9 @@ def _read_config(path: Path) -> dict[str, Any]:
     try:
         given = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
     except OSError as error:
-        raise ModelError(f"The model configuration {path} can't be read: {error.strerror}.", hint="Check the path.", file=str(path)) from error
+        raise ModelError(
+            f"The model configuration {path} can't be read: {error.strerror}.", hint="Check the path.", file=str(path)
+        ) from error
     except msgspec.DecodeError as error:
         hint = "It is a JSON object like a model's config.json."
         raise ModelError(f"The model configuration {path} is no JSON object: {error}.", hint=hint, file=str(path)) from error
@@ -151,7 +153,7 @@ def from_config(settings: Mapping[str, Any], tokenizer: Any, dtype: str = "float
     given = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id, **settings}
     try:
         return AutoModelForCausalLM.from_config(AutoConfig.for_model(**given), dtype=getattr(torch, dtype))
-    except Exception as error:  # noqa: BLE001 - a foreign library's many exceptions, wrapped once at the edge
+    except Exception as error:  # a foreign library's many exceptions, wrapped once at the edge
         hint = "Compare it with the config.json of a model of that type."
         raise ModelError(f"No model can be made from {source}: {error}", hint=hint, file=source) from error
 
@@ -170,7 +172,7 @@ def _pretrained(config: TrainerConfig) -> Any:
             options["device_map"] = {"": torch.cuda.current_device()}
     try:
         return AutoModelForCausalLM.from_pretrained(str(path) if path.is_dir() else config.model, **options)
-    except Exception as error:  # noqa: BLE001 - a foreign library's many exceptions, wrapped once at the edge
+    except Exception as error:  # a foreign library's many exceptions, wrapped once at the edge
         raise _unloadable("model", config.model, error) from error
 
 
@@ -180,7 +182,11 @@ def _with_adapters(model: Any, config: TrainerConfig) -> Any:
     if config.method == "qlora":
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     adapters = LoraConfig(
-        task_type="CAUSAL_LM", r=config.lora_r, lora_alpha=config.lora_alpha, lora_dropout=config.lora_dropout, target_modules=config.targets()
+        task_type="CAUSAL_LM",
+        r=config.lora_r,
+        lora_alpha=config.lora_alpha,
+        lora_dropout=config.lora_dropout,
+        target_modules=config.targets(),
     )
     try:
         return get_peft_model(model, adapters)
@@ -192,7 +198,9 @@ def _with_adapters(model: Any, config: TrainerConfig) -> Any:
 def _unloadable(what: str, source: str, error: Exception) -> ModelError:
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     if Path(source).expanduser().is_dir():
-        return ModelError(f"The {what} in {source} can't be loaded: {reason}", hint="Its files may be damaged or incomplete: fetch it again.", file=source)
+        return ModelError(
+            f"The {what} in {source} can't be loaded: {reason}", hint="Its files may be damaged or incomplete: fetch it again.", file=source
+        )
     hint = "Check the name and the network (and HF_TOKEN for gated models), or give a local directory."
     return ModelError(f"There is no directory {source}, and the hub does not give a {what} of that name: {reason}", hint=hint, file=source)
 

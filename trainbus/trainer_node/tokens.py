@@ -110,7 +110,9 @@ def tokenize(
     for start in range(0, len(examples), BATCH_EXAMPLES):
         batch = examples[start : start + BATCH_EXAMPLES]
         rendered = [_render_named(example, tokenizer, source) for example in batch]
-        encoded = tokenizer([text for text, _ in rendered], add_special_tokens=False, return_offsets_mapping=True, return_attention_mask=False)
+        encoded = tokenizer(
+            [text for text, _ in rendered], add_special_tokens=False, return_offsets_mapping=True, return_attention_mask=False
+        )
         for (_, spans), ids, offsets in zip(rendered, encoded["input_ids"], encoded["offset_mapping"], strict=True):
             dataset.append(ids, _learned(offsets, spans), max_length)
         if progress is not None:
