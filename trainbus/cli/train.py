@@ -31,7 +31,13 @@ PLAIN_EVERY_SECONDS = 5.0
 @click.option("--resume-from", metavar="CHECKPOINT", help="Go on from this checkpoint.")
 @json_option
 def command(
-    file: str | None, config_path: Path | None, overrides: tuple[str, ...], resume: bool, resume_from: str | None, as_json: bool, **given: Any
+    file: str | None,
+    config_path: Path | None,
+    overrides: tuple[str, ...],
+    resume: bool,
+    resume_from: str | None,
+    as_json: bool,
+    **given: Any,
 ) -> None:
     """Fine-tune a model on a JSONL FILE (or a hub data set).
 
@@ -166,5 +172,3 @@ def _print_summary(summary: Summary) -> None:
 def _steps(summary: Summary) -> str:
     since = f", resumed at {summary.resumed_step}" if summary.resumed_step is not None else ""
     return f"{summary.steps:,} of {summary.total_steps:,}{since}"
-
-
