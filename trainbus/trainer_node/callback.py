@@ -279,17 +279,20 @@ class TrainbusCallback(TrainerCallback):
         self._examples += examples
         self._tokens += tokens
         self._steps += 1
+        metrics = {
+            "loss": self._loss,
+            "grad_norm": self._grad_norm,
+            "learning_rate": self._learning_rate,
+            "tokens_per_second": tokens / elapsed,
+            "samples_per_second": examples / elapsed,
+        }
         self._run.step(
             state.global_step,
             total_steps=state.max_steps,
             epoch=state.epoch,
             examples=self._examples,
             tokens=self._tokens,
-            loss=self._loss,
-            grad_norm=self._grad_norm,
-            learning_rate=self._learning_rate,
-            tokens_per_second=tokens / elapsed,
-            samples_per_second=examples / elapsed,
+            **{name: value for name, value in metrics.items() if value is not None},
         )
         if self._guard:
             self._note_doubt()

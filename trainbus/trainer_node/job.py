@@ -66,7 +66,9 @@ def run_job(
     for note in plan.notes:
         watcher.note(note)
     settings = msgspec.to_builtins(config)
-    with init(plan.name, config=settings, run=plan.run, resume=plan.checkpoint is not None, root=root, router=router) as run:
+    _load_libraries()
+    resumed = plan.run is not None and plan.checkpoint is not None
+    with init(plan.name, config=settings, run=plan.run, resume=resumed, resumed_step=plan.step, root=root, router=router) as run:
         output = plan.output or RUNS / run.id
         if plan.checkpoint is not None:
             watcher.note(f"resuming run {run.id} from {plan.checkpoint} at step {plan.step}")
@@ -75,6 +77,13 @@ def run_job(
         summary = _train(config, plan, prepared, run, output, watcher)
         run.close(outcome=summary.outcome, reason=summary.reason)
     return summary
+
+
+def _load_libraries() -> None:
+    """Before the run starts, so that its first event tells their versions."""
+    import peft  # noqa: F401
+    import torch  # noqa: F401
+    import transformers  # noqa: F401
 
 
 def _prepare(config: TrainerConfig, run: Run, watcher: Observer) -> _Prepared:
