@@ -272,3 +272,13 @@ def test_a_kill_before_any_file_operation_leaves_whole_checkpoints_or_trash_and_
         assert emptied(place / "out")
         harness.stop()
     assert number > 8
+
+
+def test_a_symbolic_link_further_up_is_refused_too(tmp_path):
+    """What a path leads to can be changed at every link on the way."""
+    harness = started(tmp_path)
+    harness.feed(write(tmp_path / "disk/out", 1), write(tmp_path / "disk/out", 2))
+    (tmp_path / "disk").rename(tmp_path / "moved")
+    (tmp_path / "disk").symlink_to(tmp_path / "moved")
+    harness.every()
+    assert here(tmp_path / "moved/out") == ["checkpoint-1", "checkpoint-2"]
