@@ -103,10 +103,19 @@ def test_a_metric_that_names_a_checkpoint_reaches_it_whenever_it_arrives(order):
     assert decided(made, config(keep_best=[{"metric": "gsm8k/accuracy", "direction": "max"}])) == [1, 3]
 
 
-@pytest.mark.parametrize("resumed_from", ["r@1", "/out/checkpoint-1", "/out/checkpoint-1/"])
-def test_the_checkpoint_that_a_run_resumed_from_is_kept_also_for_another_run(resumed_from):
-    """Named by id or by path."""
-    assert decided(book(complete(1), complete(2), complete(3), RunStarted(run="other", resumed_from=resumed_from)), config()) == [1, 3]
+@pytest.mark.parametrize(
+    "started",
+    [
+        RunStarted(run="other", resumed_from="r@1"),
+        RunStarted(run="other", resumed_from="/out/checkpoint-1"),
+        RunStarted(run="other", resumed_from="/out/checkpoint-1/"),
+        RunStarted(run="other", resumed_from="r", resumed_step=1),
+        RunStarted(run="r", resumed_from="r", resumed_step=1),
+    ],
+)
+def test_the_checkpoint_that_a_run_resumed_from_is_kept_also_for_another_run(started):
+    """Named by id, by path, or by run and step."""
+    assert decided(book(complete(1), complete(2), complete(3), started), config()) == [1, 3]
 
 
 def test_a_directory_that_is_being_written_again_is_kept():

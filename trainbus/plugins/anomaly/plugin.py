@@ -10,12 +10,12 @@ import msgspec
 
 from trainbus.bus import events
 from trainbus.errors import TrainbusError
-from trainbus.hookspecs import Context, LeaseRefusedError, Panel, hookimpl
+from trainbus.hookspecs import Context, LeaseRefusedError, hookimpl
 from trainbus.plugins.anomaly.config import AnomalyConfig
 from trainbus.plugins.anomaly.detector import Detector
 from trainbus.plugins.anomaly.incidents import PLUGIN
 from trainbus.plugins.anomaly.memory import Kept, RunMemory
-from trainbus.plugins.anomaly.snapshot import SnapshotRefused, keep, snapshot_path
+from trainbus.plugins.anomaly.snapshot import keep, snapshot_path
 
 RUN_KEY = "run/"
 
@@ -35,12 +35,6 @@ class AnomalyPlugin:
     def config_schema(self) -> type[msgspec.Struct]:
         """``[plugin.anomaly]``."""
         return AnomalyConfig
-
-    @hookimpl
-    def web_panels(self) -> list[Panel]:
-        """The findings as a table."""
-        fields = ("severity", "state", "rule", "step", "message")
-        return [Panel(id="anomalies", title="Anomalies", kind="table", events="alert", fields=fields)]
 
     @hookimpl
     def start(self, context: Context) -> None:
@@ -100,7 +94,7 @@ class AnomalyPlugin:
         try:
             metadata = _metadata(event, memory, checkpoint, self.config)  # here, not in the thread: other hooks change the memory
             evidence: dict[str, Any] = {"snapshot": await asyncio.to_thread(self._snapshot, event, metadata, checkpoint, context)}
-        except (SnapshotRefused, LeaseRefusedError, OSError) as error:
+        except (TrainbusError, LeaseRefusedError, OSError) as error:  # refused, leased for deletion, no broker, a bad disk
             reason = error.problem if isinstance(error, TrainbusError) else str(error)
             context.logger.warning("No snapshot of %s for %s: %s", checkpoint.id, event.id, reason)
             evidence = {"snapshot_refused": reason}

@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from trainbus.bus import events
 from trainbus.errors import PluginError
-from trainbus.hookspecs import Context, Panel, hookimpl
+from trainbus.hookspecs import Context, hookimpl
 from trainbus.plugins.memory.config import MemoryConfig
 from trainbus.plugins.memory.incidents import Open, judge
 from trainbus.plugins.memory.levels import used_percent
@@ -53,14 +53,6 @@ class MemoryPlugin:
     def config_schema(self) -> type[msgspec.Struct]:
         """``[plugin.memory]``."""
         return MemoryConfig
-
-    @hookimpl
-    def web_panels(self) -> list[Panel]:
-        """Risk and reason, and memory over time."""
-        return [
-            Panel(id="memory-risk", title="Memory risk", kind="text", events="system", fields=("risk", "reason")),
-            Panel(id="memory", title="Host memory", kind="chart", events="system", fields=("memory.used", "swap.used"), x="time"),
-        ]
 
     @hookimpl
     def start(self, context: Context) -> None:

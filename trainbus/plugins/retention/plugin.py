@@ -17,7 +17,7 @@ import msgspec
 from msgspec import Struct
 
 from trainbus.bus import events
-from trainbus.hookspecs import Context, LeaseRefusedError, Panel, hookimpl
+from trainbus.hookspecs import Context, LeaseRefusedError, hookimpl
 from trainbus.plugins.retention.config import RetentionConfig
 from trainbus.plugins.retention.disk import NotACheckpoint, move_to_trash, recognise, trash_place, vanished
 from trainbus.plugins.retention.ledger import Ledger
@@ -62,12 +62,6 @@ class RetentionPlugin:
     def config_schema(self) -> type[msgspec.Struct]:
         """``[plugin.retention]``."""
         return RetentionConfig
-
-    @hookimpl
-    def web_panels(self) -> list[Panel]:
-        """The checkpoints as a table."""
-        fields = ("step", "state", "bytes", "reason", "path")
-        return [Panel(id="checkpoints", title="Checkpoints", kind="table", events="checkpoint", fields=fields)]
 
     @hookimpl
     def start(self, context: Context) -> None:

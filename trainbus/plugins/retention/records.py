@@ -34,7 +34,8 @@ class Record(Struct, array_like=True):
 
 
 class RunMarks(Struct, array_like=True):
-    """What a run says of its checkpoints: the one that it resumed from (an id or a path, and perhaps a step); paths being written."""
+    """What a run says of its checkpoints: what it resumed from (a checkpoint id, a path, or a run id with a step); paths being
+    written."""
 
     resumed_from: str = ""
     resumed_step: int | None = None
@@ -44,7 +45,8 @@ class RunMarks(Struct, array_like=True):
         """Whether the run (these marks are its) goes on from this checkpoint, which may be another run's."""
         if not self.resumed_from:
             return False
-        return self.resumed_from in (record.id, record.path.rstrip("/")) or (run == record.run and self.resumed_step == record.step)
+        named = record.run in (run, self.resumed_from) and self.resumed_step == record.step
+        return named or self.resumed_from in (record.id, record.path.rstrip("/"))
 
 
 class Book:
