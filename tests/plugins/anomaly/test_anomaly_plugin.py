@@ -214,3 +214,18 @@ def test_checkpoints_of_other_hosts_are_left_to_the_plugin_there(tmp_path):
     harness.start()
     harness.feed(Checkpoint(run="r", id="r@1", step=1, path=str(tmp_path), host="elsewhere"))
     assert harness.feed(*harness.feed(Step(run="r", step=2, metrics={"loss": math.nan}))) == []
+
+
+def test_a_deleted_or_rewritten_checkpoint_is_not_chosen_and_its_path_may_hold_another(trained):
+    """The late news of an old one's deletion does not hide the new one."""
+    harness, alert = trained.run()
+    memory = next(iter(harness.manager.get_plugins())).detector.runs["r"]
+    path = str(trained.out / "checkpoint-10")
+    assert memory.checkpoint_before(20, HERE).id == "r@10"
+    harness.feed(Checkpoint(run="r", step=10, path=path, host=HERE, state="writing"))
+    assert memory.checkpoint_before(20, HERE) is None
+    harness.feed(Checkpoint(run="r", id="new@10", step=10, path=path, host=HERE))
+    harness.feed(Checkpoint(run="r", id="r@10", step=10, path=path, host=HERE, state="deleted"))
+    assert memory.checkpoint_before(20, HERE).id == "new@10"
+    harness.feed(Checkpoint(run="r", id="new@10", step=10, path=path, host=HERE, state="deleted"))
+    assert harness.feed(alert) == []

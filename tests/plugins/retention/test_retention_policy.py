@@ -136,6 +136,15 @@ def test_a_path_that_holds_a_new_checkpoint_holds_the_old_one_no_more():
     assert list(book(complete(1), complete(7, path="/out/checkpoint-1")).records) == ["r@7"]
 
 
+def test_the_deletion_of_an_old_checkpoint_says_nothing_of_the_new_one_at_its_path():
+    """Neither of a complete one nor of one that is being written."""
+    gone = complete(1)
+    gone.state = "deleted"
+    assert list(book(complete(1), complete(7, path="/out/checkpoint-1"), gone).records) == ["r@7"]
+    writing = Checkpoint(run="r", step=2, path="/out/checkpoint-1", host="here", state="writing")
+    assert book(complete(1), writing, gone).runs["r"].writing == ["/out/checkpoint-1"]
+
+
 def test_checkpoints_of_other_hosts_and_deleted_ones_are_not_in_the_book():
     """Each host counts its own newest."""
     gone = complete(2)

@@ -47,7 +47,7 @@ class Detector:
     def __init__(self, config: RulesConfig) -> None:
         self.rules: list[Rule] = enabled_rules(config)
         self.runs: dict[str, RunMemory] = {}
-        self._watchers: dict[str, tuple[Rule, ...]] = {}
+        self._watchers: dict[str, tuple[tuple[Rule, str], ...]] = {}
         self._events = self._values = self._findings = self._raised = self._cleared = self._ignored = 0
 
     def feed(self, event: events.AnyEvent) -> list[events.Alert]:
@@ -122,7 +122,7 @@ class Detector:
         )
 
     def _observe(self, memory: RunMemory, run: str, observation: Observation, alerts: list[events.Alert]) -> None:
-        for rule in self._watching(observation.metric):
+        for rule, key in self._watching(observation.metric):
             series = memory.series.get(rule.name)
             if series is None:
                 series = memory.series[rule.name] = {}
@@ -130,9 +130,10 @@ class Detector:
             if known is None and (known := rule.remember()) is not None:
                 series[observation.metric] = known
             finding = rule.judge(known, observation)
+            incident = memory.open.get(key) if memory.open else None
+            if finding is None and incident is None:
+                continue
             self._findings += finding is not None
-            key = f"{rule.name}:{observation.metric}"
-            incident = memory.open.get(key)
             if incident is not None:
                 alert = follow(incident, rule, run, observation, finding)
                 if alert is not None:
@@ -148,12 +149,14 @@ class Detector:
                     memory.news[key] = incident
                 alerts.append(alert_of(incident, run, observation.time, "raised"))
 
-    def _watching(self, metric: str) -> tuple[Rule, ...]:
+    def _watching(self, metric: str) -> tuple[tuple[Rule, str], ...]:
+        """The rules of a metric, each with the key of its incident."""
         rules = self._watchers.get(metric)
         if rules is None:
             if len(self._watchers) >= MAX_NAMES:
                 self._watchers.clear()
-            rules = self._watchers[metric] = tuple(rule for rule in self.rules if _matches(metric, rule.config.metrics))
+            watching = [(rule, f"{rule.name}:{metric}") for rule in self.rules if _matches(metric, rule.config.metrics)]
+            rules = self._watchers[metric] = tuple(watching)
         return rules
 
     @staticmethod

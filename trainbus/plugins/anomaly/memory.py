@@ -59,7 +59,10 @@ class RunMemory(Struct, array_like=True):
 
     def note_checkpoint(self, event: Checkpoint) -> None:
         """Follow a checkpoint through its states; a path that is written again holds no older checkpoint any more."""
-        self.checkpoints = [kept for kept in self.checkpoints if kept.id != event.id and (kept.host, kept.path) != (event.host, event.path)]
+        if event.state == "deleted":
+            self.checkpoints = [kept for kept in self.checkpoints if kept.id != event.id]
+            return
+        self.checkpoints = [kept for kept in self.checkpoints if (kept.host, kept.path) != (event.host, event.path)]
         if event.state == "complete":
             self.checkpoints = [*self.checkpoints, Kept(event.id, event.step, event.path, event.host)][-MAX_CHECKPOINTS:]
 

@@ -73,20 +73,15 @@ class Book:
         """A checkpoint is being written, is complete, or is gone."""
         if event.host != self.host or not event.path:
             return
+        if event.state == "deleted":
+            self.forget(event.id)  # by id alone: its path may hold, or be about to hold, another one by now
+            return
         marks = self.runs.get(event.run, RunMarks())
         marks.writing = [path for path in marks.writing if path != event.path]
         if event.state == "writing":
             marks.writing = [*marks.writing, event.path]
-        elif event.state == "complete" and event.id:
-            for other in [record.id for record in self.records.values() if record.path == event.path and record.id != event.id]:
-                self.forget(other)  # its directory was written again, it holds this one now
-            record = Record(event.id, event.run, event.step, event.time, event.path, event.bytes, event.digest, _finite(event.metrics))
-            known = self.records.get(event.id)
-            record.metrics = (known.metrics if known else {}) | record.metrics | self._pending.pop(event.id, {})
-            self._state[PENDING_KEY] = dict(self._pending)
-            self._keep(record)
-        elif event.state == "deleted":
-            self.forget(event.id)
+        elif event.id:
+            self._complete(event)
         self._mark(event.run, marks)
 
     def evaluation(self, event: events.Eval) -> None:
@@ -127,6 +122,15 @@ class Book:
         if any(record.path in marks.writing for marks in list(self.runs.values())):
             found.append("its directory is being written")
         return found
+
+    def _complete(self, event: events.Checkpoint) -> None:
+        for other in [record.id for record in self.records.values() if record.path == event.path and record.id != event.id]:
+            self.forget(other)  # its directory was written again, it holds this one now
+        record = Record(event.id, event.run, event.step, event.time, event.path, event.bytes, event.digest)
+        known = self.records.get(event.id)
+        record.metrics = (known.metrics if known else {}) | _finite(event.metrics) | self._pending.pop(event.id, {})
+        self._state[PENDING_KEY] = dict(self._pending)
+        self._keep(record)
 
     def _keep(self, record: Record) -> None:
         self.records[record.id] = record

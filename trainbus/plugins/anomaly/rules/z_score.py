@@ -43,15 +43,16 @@ class ZScore:
     def _compare(self, values: list[float], observation: Observation) -> Finding | None:
         config, count = self.config, len(values)
         mean = sum(values) / count
-        # dist is the root of the summed squares, in C: the whole rule costs a microsecond or two.
+        distance, floor = observation.value - mean, config.relative_floor * abs(mean)
+        wrong_side = (config.side == "above" and distance < 0) or (config.side == "below" and distance > 0)
+        if wrong_side or abs(distance) <= config.threshold * floor:
+            return None  # most values end here, before the scatter is worked out
+        # dist is the root of the summed squares, in C: a microsecond or two.
         sigma = math.dist(values, [mean] * count) / math.sqrt(count - 1)
-        distance, spread = observation.value - mean, max(sigma, config.relative_floor * abs(mean))
-        if spread == 0.0:
-            # Only where every value was 0 (or the floor is switched off): there is no scale to measure with.
-            return None
+        spread = max(sigma, floor)
+        if spread == 0.0 or abs(distance) <= config.threshold * spread:
+            return None  # without any spread (every value was 0, or the floor is switched off) there is no scale to measure with
         z = distance / spread
-        if abs(z) <= config.threshold or (config.side == "above" and z < 0) or (config.side == "below" and z > 0):
-            return None
         message = (
             f"{observation.metric} {observation.value:.4g} at step {observation.step} is {abs(z):.1f} standard deviations"
             f" {'above' if z > 0 else 'below'} {mean:.4g}, the mean of the {count} before."
