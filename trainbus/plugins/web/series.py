@@ -14,6 +14,8 @@ from tsdownsample import MinMaxDownsampler
 MAX_GAPS = 500
 """Separate stretches of NaN or infinity that are kept for a series; a later one then only extends the last."""
 
+_DOWNSAMPLER: Any = MinMaxDownsampler()  # type: ignore[no-untyped-call]  # the package has no types
+
 
 class Gap(Struct):
     """Neighbouring points without a finite value. ``kind``: nan, inf, -inf or mixed."""
@@ -123,4 +125,4 @@ def _extremes(x: Any, y: Any, points: int) -> Any:
     points = max(4, points - points % 2)
     if len(x) <= points:
         return slice(None)
-    return MinMaxDownsampler().downsample(x, y, n_out=points)
+    return _DOWNSAMPLER.downsample(x, y, n_out=points)

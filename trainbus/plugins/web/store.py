@@ -112,7 +112,9 @@ class Store:
                     "metric": name,
                     "steps": part.steps if part else [],
                     "values": part.values if part else [],
-                    "gaps": [{"first": gap.first, "last": gap.last, "count": gap.count, "kind": gap.kind} for gap in part.gaps] if part else [],
+                    "gaps": [{"first": gap.first, "last": gap.last, "count": gap.count, "kind": gap.kind} for gap in part.gaps]
+                    if part
+                    else [],
                     "total": part.total if part else 0,
                     "seen": series.seen if series else 0,
                 }

@@ -61,7 +61,7 @@ async function runRefresh() {
   try {
     const state = await fetchState();
     const missing = state.run && !curves.chosen.loss && state.run.series.length > 0;
-    if (state.run && (series || missing || curves.run !== state.run.run)) page.offset = (await curves.fetch(state.run)) ?? page.offset;
+    if (state.run && (series || missing || curves.run !== state.run.run)) page.offset = Math.max(page.offset, (await curves.fetch(state.run)) ?? -1);
   } catch (error) {
     if (!(error instanceof ApiError || error instanceof TypeError)) throw error;
     refresh.series ||= series; // The stream notices a lost server and says so; what is shown stays.
@@ -109,13 +109,15 @@ function draw() {
   byId("empty").hidden = Boolean(run) || state.loading;
   byId("content").hidden = !run;
   document.body.classList.toggle("is-filling", state.loading);
+  document.querySelector(".picker").hidden = state.runs.length === 0;
   panels.picker(state.runs, run?.run ?? "");
   panels.header(run);
   document.title = run ? `${number(run.step)} · ${run.run} · trainbus` : "trainbus";
   drawConnection();
   if (!run) return;
   panels.status(run);
-  panels.alerts([...run.alerts, ...state.alerts].sort((a, b) => b.offset - a.offset));
+  const closed = (alert) => Number(alert.state === "cleared");
+  panels.alerts([...run.alerts, ...state.alerts].sort((a, b) => closed(a) - closed(b) || b.offset - a.offset));
   panels.checkpoints(run.checkpoints);
   panels.evals(run.evals);
   panels.samples(run.samples);

@@ -185,7 +185,7 @@ export class Chart {
       pen.font = "600 10px system-ui, sans-serif";
       pen.textAlign = "center";
       pen.textBaseline = "bottom";
-      pen.fillText(gap.kind === "nan" ? "NaN" : gap.kind, Math.max(view.box.left + 14, (left + right) / 2), view.box.bottom - 3);
+      pen.fillText(gap.kind === "nan" ? "NaN" : gap.kind, Math.max(view.box.left + 14, (left + right) / 2), view.box.bottom - 9);
     }
   }
 

@@ -30,6 +30,7 @@ export class Curves {
     this.range = null;
     this.run = null;
     this.live = 0;
+    this.meanwhile = [];
     this.controls();
   }
 
@@ -63,6 +64,7 @@ export class Curves {
     this.chosen = Object.fromEntries(Object.entries(NAMES).map(([chart, names]) => [chart, names.find((name) => run.series.includes(name))]));
     const wanted = [...new Set(Object.values(this.chosen).filter(Boolean))];
     this.live = 0;
+    this.meanwhile = [];
     byId("unzoom").hidden = this.range === null;
     if (!wanted.length) {
       this.data = {};
@@ -75,6 +77,8 @@ export class Curves {
     const answer = await get(`/api/runs/${encodeURIComponent(run.run)}/series`, parameters);
     if (this.run !== run.run) return null;
     this.data = Object.fromEntries(answer.series.map((series) => [series.metric, series]));
+    // Steps that came while the answer was on its way are not in it.
+    for (const [event, derived] of this.meanwhile.splice(0)) if (event.offset > answer.offset) this.append(event, derived);
     this.show();
     return answer.offset;
   }
@@ -82,6 +86,15 @@ export class Curves {
   // Append a live step. True when the series should be fetched again: a step came twice, a new metric appeared, or too many points.
   add(event, derived) {
     if (event.rank || this.range) return false;
+    this.meanwhile.push([event, derived]);
+    if (this.meanwhile.length > LIVE_POINTS) this.meanwhile.shift();
+    const again = this.append(event, derived);
+    this.live += 1;
+    this.show();
+    return again || this.live > LIVE_POINTS;
+  }
+
+  append(event, derived) {
     const broken = new Set(event.not_finite_paths ?? []);
     const metrics = { ...event.metrics };
     if (derived !== null && this.chosen.speed === "steps_per_second") metrics.steps_per_second = derived;
@@ -100,9 +113,7 @@ export class Curves {
         series.values.push(value);
       }
     }
-    this.live += 1;
-    this.show();
-    return again || this.live > LIVE_POINTS;
+    return again;
   }
 
   marks(run) {
