@@ -58,11 +58,12 @@ class LiveHarness(PluginHarness):
         if self._thread.is_alive():
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()
-            self._runner.close()
 
     def _turn(self) -> None:
         asyncio.set_event_loop(self._loop)
         self._loop.run_forever()
+        # Here and not in `kill`: the caller's thread may have a loop of its own, beside which no other can run.
+        self._runner.close()
 
     def _call(self, hook: str, **arguments: Any) -> list[Any]:
         return asyncio.run_coroutine_threadsafe(self._run(hook, arguments), self._loop).result(HOOK_SECONDS)

@@ -55,20 +55,9 @@ def training(run: str = "qwen3-gsm8k", *, steps: int = 400, total: int = 600, no
                 )
             )  # fmt: skip
         if step == 300:
-            story.append(
-                Alert(
-                    run=run,
-                    id="nan@300",
-                    rule="nan_loss",
-                    plugin="anomaly",
-                    step=300,
-                    time=time,
-                    severity="critical",
-                    message="Loss is NaN",
-                )
-            )
-            story.append(Alert(run=run, id="nan@300", rule="nan_loss", plugin="anomaly", step=301, time=time, severity="critical",
-                               state="cleared", message="Loss is NaN", evidence={"loss": math.nan, "steps": 1}))  # fmt: skip
+            alert = {"run": run, "id": "nan@300", "rule": "nan_loss", "plugin": "anomaly", "time": time, "severity": "critical"}
+            story.append(Alert(**alert, step=300, message="Loss is NaN"))
+            story.append(Alert(**alert, step=301, state="cleared", message="Loss is NaN", evidence={"loss": math.nan, "steps": 1}))
     story += _machine(now)
     return story
 
@@ -89,8 +78,9 @@ def _checkpoint(run: str, step: int, time: int, chance: random.Random) -> list[E
         correct = chance.random() < accuracy
         answer = f"{left} + {right} = {left + right if correct else left + right - 10}"
         found.append(
-            Sample(run=run, step=step, prompt=f"Ann has {left} marbles and finds {right} more. How many has she now?", answer=answer,
-                   expected=str(left + right), correct=correct, dataset="gsm8k-test", example=f"q{question}", checkpoint=identity, time=time)
+            Sample(run=run, step=step, prompt=f"Ann has {left} marbles and finds {right}. How many has she now?", answer=answer,
+                   expected=str(left + right), correct=correct, dataset="gsm8k-test", example=f"q{question}", checkpoint=identity,
+                   time=time)
         )  # fmt: skip
     return found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import socket
 import time
@@ -46,7 +47,7 @@ class Server:
         self.intake = intake
         self.context = context
         self.assets = assets.load()
-        self.streams = 0
+        self._streams: set[asyncio.Task[object]] = set()
         self._runner: web.AppRunner | None = None
 
     async def start(self) -> str:
@@ -76,6 +77,9 @@ class Server:
 
     async def stop(self) -> None:
         """Close all connections and the port."""
+        # An open stream would go on for ever, and the runner would wait for it.
+        for stream in self._streams:
+            stream.cancel()
         if self._runner is not None:
             await self._runner.cleanup()
             self._runner = None
@@ -140,7 +144,8 @@ class Server:
         return _answer(request, {"run": request.match_info["run"], "offset": self.intake.store.position, "series": series})
 
     async def _events(self, request: web.Request) -> web.StreamResponse:
-        if self.streams >= MAX_STREAMS:
+        task = asyncio.current_task()
+        if task is None or len(self._streams) >= MAX_STREAMS:
             return _problem(503, f"{MAX_STREAMS} streams are open already.")
         after = _number(request, "after")
         last_id = request.headers.get("Last-Event-ID", "")
@@ -148,11 +153,11 @@ class Server:
             after = int(last_id)
         stream = EventStream(request, self.intake, self.context, after)
         stream.response.headers.update(security.HEADERS)
-        self.streams += 1
+        self._streams.add(task)
         try:
             return await stream.run()
         finally:
-            self.streams -= 1
+            self._streams.discard(task)
 
     async def _asset(self, request: web.Request) -> web.Response:
         asset = self.assets.get(request.path)
