@@ -89,6 +89,8 @@ def test_every_panel_shows_what_the_events_say(dashboard, visit):
     page.click("#alerts summary >> nth=0")
     shows(page, "#alerts details[open]", "Look at the learning rate of this step.")
     shows(page, "#alerts details[open] dd", "12.1")
+    page.click("#alerts summary >> nth=1")
+    shows(page, "#alerts details[open] dd", "not finite")
     assert page.locator("#checkpoints tbody tr").count() == 8
     shows(page, "#checkpoints tbody tr", "best exact_match")
     shows(page, "#evals", "gsm8k-test")

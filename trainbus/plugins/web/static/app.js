@@ -116,6 +116,7 @@ function draw() {
   drawConnection();
   if (!run) return;
   panels.status(run);
+  nameBroken(run, new Set(state.not_finite_paths ?? []));
   const closed = (alert) => Number(alert.state === "cleared");
   panels.alerts([...run.alerts, ...state.alerts].sort((a, b) => closed(a) - closed(b) || b.offset - a.offset));
   panels.checkpoints(run.checkpoints);
@@ -124,6 +125,13 @@ function draw() {
   panels.memory(state.systems);
   panels.plugins(state.plugins);
   curves.marks(run);
+}
+
+// Evidence that is NaN comes as null with its path beside it; the NaN is often the very point of the alert.
+function nameBroken(run, broken) {
+  run.alerts.forEach(({ evidence }, index) => {
+    for (const name of Object.keys(evidence)) if (broken.has(`run.alerts.${index}.evidence.${name}`)) evidence[name] = "not finite";
+  });
 }
 
 function onState(connection) {
