@@ -1,0 +1,121 @@
+"""Start a child in a session of its own, with a lifeline and a pipe for reports, and end it for certain."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import Callable, Sequence
+
+KILL_MARGIN = 2.0
+"""Seconds beyond the child's own limit before it is killed: it kills itself first, and says why."""
+
+
+class Child:
+    """A running child.
+
+    It leads its own session, so that Ctrl-C in the terminal reaches the supervisor alone, which then stops the children in order.
+    """
+
+    def __init__(self, process: asyncio.subprocess.Process, lifeline: int, tasks: list[asyncio.Task[None]]) -> None:
+        self._process = process
+        self._lifeline: int | None = lifeline
+        self._tasks = tasks
+
+    @property
+    def pid(self) -> int:
+        """Its process id, which is also that of its process group."""
+        return self._process.pid
+
+    def ask_to_stop(self) -> None:
+        """Close the lifeline: the child ends in order, and by force when that takes longer than its limit."""
+        if self._lifeline is not None:
+            os.close(self._lifeline)
+            self._lifeline = None
+
+    def kill(self) -> None:
+        """End it and everything that it started, now. Works on a stopped (SIGSTOP) child too."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
+
+    async def wait(self) -> int:
+        """Wait for its end and for the last of its output. The exit code, or minus the signal."""
+        code = await self._process.wait()
+        self.kill()  # what it started and left behind; that also ends their hold on the output pipe
+        await asyncio.wait(self._tasks, timeout=KILL_MARGIN)
+        for task in self._tasks:
+            task.cancel()
+        self.ask_to_stop()
+        return code
+
+    async def stop(self, limit: float) -> None:
+        """Ask it to stop and see to it that it has: at most ``limit`` seconds and a margin. `wait` must be running elsewhere."""
+        self.ask_to_stop()
+        try:
+            await asyncio.wait_for(asyncio.shield(self._process.wait()), limit + KILL_MARGIN)
+        except TimeoutError:
+            self.kill()
+            await self._process.wait()
+
+
+async def start(
+    command: Sequence[str], *, output: Callable[[bytes], None], report: Callable[[bytes], None] | None = None, environment: dict[str, str]
+) -> Child:
+    """Start ``command`` with ``--lifeline FD`` (and ``--report FD``) added.
+
+    Args:
+        output: Gets what it prints (stdout and stderr together), as it comes.
+        report: Gets the lines of the report pipe.
+    """
+    life_read, life_write = os.pipe()  # not inheritable: no other child can hold our end open
+    report_read, report_write = os.pipe() if report is not None else (-1, -1)
+    inherited = [life_read] if report is None else [life_read, report_write]
+    extra = ["--lifeline", str(life_read)] + (["--report", str(report_write)] if report is not None else [])
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            *extra,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            pass_fds=inherited,
+            start_new_session=True,
+            env=environment,
+        )
+    except BaseException:
+        os.close(life_write)
+        if report is not None:
+            os.close(report_read)
+        raise
+    finally:
+        for fd in inherited:
+            os.close(fd)
+    assert process.stdout is not None
+    tasks = [asyncio.create_task(_pump(process.stdout, output))]
+    if report is not None:
+        reader = asyncio.StreamReader(limit=8 * 1024 * 1024)
+        pipe = os.fdopen(report_read, "rb")
+        await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), pipe)
+        tasks.append(asyncio.create_task(_lines(reader, report)))
+    return Child(process, life_write, tasks)
+
+
+async def _pump(stream: asyncio.StreamReader, output: Callable[[bytes], None]) -> None:
+    while data := await stream.read(65_536):
+        output(data)
+
+
+async def _lines(stream: asyncio.StreamReader, report: Callable[[bytes], None]) -> None:
+    while line := await stream.readline():
+        report(line)
+
+
+def describe_exit(code: int) -> str:
+    """How a process ended, for people."""
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        return f"killed by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"killed by signal {-code}"
