@@ -11,6 +11,9 @@ from trainbus.bus.hosting.loading import Loaded
 from trainbus.errors import TrainbusError
 
 
+HostState: TypeAlias = Literal["starting", "running", "stopping"]
+
+
 class Report(msgspec.Struct, kw_only=True, tag_field="type", tag=str.lower, omit_defaults=True):
     """Root of all lines."""
 
@@ -40,7 +43,7 @@ class Progress(Report, kw_only=True):
     ``hook`` and ``since`` (seconds) tell of a hook at work; a coroutine hook that never returns shows here while the loop goes on.
     """
 
-    state: Literal["starting", "running", "stopping"]
+    state: HostState
     offset: int = -1
     lag: int | None = None
     hook: str = ""
