@@ -54,7 +54,7 @@ class Panel(msgspec.Struct, kw_only=True, frozen=True):
     x: str = "step"
 
 
-class LeaseRefused(Exception):
+class LeaseRefusedError(Exception):
     """Somebody holds the opposite side of the lease: a checkpoint is being deleted, or read."""
 
 
@@ -92,7 +92,7 @@ class Context(Protocol):
         """Hold a lease on a checkpoint id while the block runs; it is renewed in the background.
 
         Raises:
-            LeaseRefused: Somebody holds the opposite side.
+            LeaseRefusedError: Somebody holds the opposite side.
         """
 
     def announce(self, *, url: str) -> None:

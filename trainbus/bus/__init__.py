@@ -1,0 +1,1 @@
+"""The bus: vocabulary, sending side, broker, reading side, hosting."""

@@ -1,10 +1,10 @@
 """Where state lives: ``TRAINBUS_HOME``, by default the platform's state folder.
 
-    HOME/bus.json            connection file of the running broker (0600, replaced atomically)
-    HOME/journal.db          the journal (SQLite), with journal.db.lock
-    HOME/spool/SOURCE/       one publisher's spool
-    HOME/plugins/NAME/       a plugin's own directory
-    HOME/logs/NAME.log       kept output of broker, supervisor and plugins
+HOME/bus.json            connection file of the running broker (0600, replaced atomically)
+HOME/journal.db          the journal (SQLite), with journal.db.lock
+HOME/spool/SOURCE/       one publisher's spool
+HOME/plugins/NAME/       a plugin's own directory
+HOME/logs/NAME.log       kept output of broker, supervisor and plugins
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def write_atomically(path: Path, content: bytes, *, mode: int = 0o600) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(name, path)
+        Path(name).replace(path)
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
@@ -85,6 +85,8 @@ def read_connection(root: Path | None = None) -> Connection:
         return msgspec.json.decode(path.read_bytes(), type=Connection)
     except FileNotFoundError:
         problem = f"No broker is known in {path.parent}."
-        raise UnreachableError(problem, hint="Start one with `trainbus up`, or set TRAINBUS_HOME to the one that runs.", file=str(path)) from None
+        raise UnreachableError(
+            problem, hint="Start one with `trainbus up`, or set TRAINBUS_HOME to the one that runs.", file=str(path)
+        ) from None
     except (OSError, msgspec.DecodeError) as error:
         raise UnreachableError(f"{path} can't be read: {error}", hint="Delete it and start `trainbus up` again.", file=str(path)) from error

@@ -1,0 +1,1 @@
+"""The plugins that ship with trainbus, each registered like anybody's."""

@@ -1,0 +1,1 @@
+"""For plugin authors and for trainbus itself: bus in memory, clocks, histories, checkers."""

@@ -1,0 +1,1 @@
+"""The one process that takes events in, journals them, and fans them out."""

@@ -1,0 +1,1 @@
+"""Finds anomalies in steps, evals and samples, and says so by alerts."""

@@ -1,0 +1,1 @@
+"""Examines each checkpoint on an OpenAI-compatible server."""

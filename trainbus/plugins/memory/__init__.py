@@ -1,0 +1,1 @@
+"""Watches the memory of host, training and GPUs."""

@@ -1,0 +1,1 @@
+"""Decides which checkpoints stay, and deletes the others safely."""

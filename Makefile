@@ -1,0 +1,66 @@
+# One command for each thing that a person does here. Only python3 (3.11 or newer) must be installed.
+#
+#   make venv                .venv with all extras and the test tools, made once
+#   make demo ARGS=--exit    a small training run watched by five plugins
+#   make test                fast checks and all tests that aren't slow
+#   make test-all            also fault runs, 2,000 simulation seeds, real training
+#   make check               everything that CI demands: format, lint, types, layers, docs, tests
+#   make bench               numbers against peers and limits
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.made
+TORCH := $(shell grep '^torch==' constraints.txt)
+PYTEST_ARGS ?=
+ARGS ?=
+
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+# Hugging Face libraries otherwise look for updates and report usage, also in tests.
+export HF_HUB_DISABLE_TELEMETRY = 1
+export DO_NOT_TRACK = 1
+
+.PHONY: venv demo test test-all bench check static docs format clean
+
+venv: $(STAMP)
+
+# torch comes first and alone: pip then resolves the rest against it instead of trying other builds of it.
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "trainbus needs Python 3.11 or newer; name one: make PYTHON=python3.12")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet '$(TORCH)'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[all,dev]'
+	@touch $@
+
+demo: venv
+	$(BIN)/trainbus demo $(ARGS)
+
+static: venv
+	$(BIN)/ruff format --check --quiet .
+	$(BIN)/ruff check --quiet .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache > /dev/null || $(BIN)/lint-imports
+
+docs: venv
+	$(BIN)/python docs/generate.py
+	$(BIN)/sphinx-build -W -n --keep-going -q -b html docs docs/_build/html
+
+test: static
+	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
+
+test-all: static docs
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: static docs
+	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
+
+bench: venv
+	$(BIN)/python -m benchmarks $(ARGS)
+
+format: venv
+	$(BIN)/ruff check --fix --quiet .
+	$(BIN)/ruff format --quiet .
+
+clean:
+	rm -rf $(VENV) docs/_build build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

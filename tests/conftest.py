@@ -1,0 +1,35 @@
+"""What every test gets: a state directory of its own, and no configuration from outside."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(autouse=True)
+def trainbus_home(tmp_path, monkeypatch):
+    """TRAINBUS_HOME, which subprocesses inherit; no setting of the machine shines through."""
+    for name in [name for name in os.environ if name.startswith("TRAINBUS_")]:
+        monkeypatch.delenv(name)
+    home = tmp_path / "home"
+    monkeypatch.setenv("TRAINBUS_HOME", str(home))
+    return home
+
+
+@pytest.fixture(scope="session")
+def repository():
+    """The root of the repository."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def shared_data():
+    """Real data beside the repository; tests that need it are skipped elsewhere."""
+    data = ROOT.parent / "shared" / "data"
+    if not data.is_dir():
+        pytest.skip("no shared data: ../shared/data is missing beside the repository")
+    return data
