@@ -14,7 +14,7 @@ from trainbus.bus.events import AnyEvent, Event
 from trainbus.bus.hosting.dispatch import handled_run
 from trainbus.bus.publisher import Publisher
 from trainbus.errors import RefusedError
-from trainbus.hookspecs import LeaseRefused
+from trainbus.hookspecs import LeaseRefusedError
 
 
 class HostContext:
@@ -60,9 +60,7 @@ class HostContext:
         self._loop.call_soon_threadsafe(self._ask, asked, request)
         return asked
 
-    def query(
-        self, *, kinds: Sequence[str] = (), runs: Sequence[str] = (), after: int = -1, upto: int | None = None
-    ) -> Iterator[AnyEvent]:
+    def query(self, *, kinds: Sequence[str] = (), runs: Sequence[str] = (), after: int = -1, upto: int | None = None) -> Iterator[AnyEvent]:
         """Events of the journal. A connection of its own: a hook may ask from a thread of its own, too."""
         with Client(root=self._root) as client:
             yield from client.events(kinds=kinds, runs=runs, after=after, upto=upto)
@@ -80,7 +78,7 @@ class HostContext:
         """Hold a lease while the block runs.
 
         Raises:
-            LeaseRefused: Somebody holds the opposite side.
+            LeaseRefusedError: Somebody holds the opposite side.
         """
         with Client(root=self._root) as client:
             try:
@@ -89,7 +87,7 @@ class HostContext:
             except RefusedError as error:
                 if error.facts.get("code") != "conflict":
                     raise
-                raise LeaseRefused(error.problem) from error
+                raise LeaseRefusedError(error.problem) from error
             try:
                 yield
             finally:

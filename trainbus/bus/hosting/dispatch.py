@@ -48,7 +48,9 @@ class Dispatcher:
         }
         general = [callers["on_event"]] if "on_event" in callers else []
         self._general = tuple(general)
-        self._by_type: dict[type[AnyEvent], tuple[Caller, ...]] = {BY_KIND[kind]: (*general, caller) for hook, caller in callers.items() if (kind := kind_of_hook(hook)) is not None}
+        self._by_type: dict[type[AnyEvent], tuple[Caller, ...]] = {
+            BY_KIND[kind]: (*general, caller) for hook, caller in callers.items() if (kind := kind_of_hook(hook)) is not None
+        }
         self.hook = ""
         """The hook at work."""
         self.waiting_since: float | None = None

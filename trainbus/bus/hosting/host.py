@@ -183,8 +183,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except TrainbusError as error:
         logging.getLogger(plugin.name).error("%s", error)  # noqa: TRY400 - a sentence for people
         return error.exit_code
-    except Exception as error:  # noqa: BLE001 - the last stop of this process: told, and the exit code says so
-        logging.getLogger(plugin.name).error("the host ends: %s", one_line(error), exc_info=error)
+    except Exception as error:
+        logging.getLogger(plugin.name).exception("the host ends: %s", one_line(error))
         return 1
     finally:
         marks.close()

@@ -9,11 +9,13 @@ from __future__ import annotations
 import importlib
 import inspect
 import traceback
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pluggy
 
+from trainbus.bus.config_file import validate_section
 from trainbus.bus.hosting.registry import Installed, closest, nearest
 from trainbus.errors import ConfigError, PluginError
 from trainbus.hookspecs import HOOK_API, Hooks, kind_of_hook
@@ -83,13 +85,22 @@ def load(plugin: Installed, options: dict[str, Any], *, file: str = "") -> Loade
         PluginError: Not importable, no hooks, a misspelt hook or argument, a HOOK_API that this version doesn't speak.
         ConfigError: ``options`` don't fit the plugin's schema.
     """
+    return Loaded(plugin, create(plugin), options, file=file)
+
+
+def create(plugin: Installed) -> object:
+    """Import the plugin; an instance of it when it is a class.
+
+    Raises:
+        PluginError: Importing or creating it raised.
+    """
     found = _import(plugin)
     if inspect.isclass(found):
         try:
-            found = found()
-        except Exception as error:  # noqa: BLE001 - a plugin's constructor can raise anything; it is told in one line
+            return found()
+        except Exception as error:
             raise _broken(plugin, "can't be created", error) from error
-    return Loaded(plugin, found, options, file=file)
+    return found
 
 
 def check_hooks(plugin: Installed, instance: object) -> tuple[str, ...]:
@@ -135,33 +146,14 @@ def check_config(name: str, schema: type[msgspec.Struct] | None, options: dict[s
                 f"{where}{key} is not known: this plugin has no settings.", hint=f"Remove [plugin.{name}].", file=file, key=key
             )
         return {}
-    fields = {field.encode_name: field for field in msgspec.structs.fields(schema)}
-    for option in options:
-        if option not in fields:
-            key = f"plugin.{name}.{option}"
-            raise ConfigError(
-                f"{where}{key} is not a setting of this plugin.{nearest(option, fields)}",
-                hint=f"Allowed: {', '.join(fields) or 'none'}.",
-                file=file,
-                key=key,
-                found=option,
-                allowed=list(fields),
-            )
-    try:
-        return msgspec.convert(options, schema)
-    except msgspec.ValidationError as error:
-        problem, _, path = str(error).partition(" - at `$")
-        key = f"plugin.{name}{path.rstrip('`')}"
-        found = _at(options, path.rstrip("`"))
-        said = "" if found is None else f" (found {found!r})"
-        raise ConfigError(f"{where}{key}: {problem}{said}.", hint="Mend it and reload.", file=file, key=key, found=found) from None
+    return validate_section(options, schema, f"plugin.{name}", file=Path(file) if file else None)
 
 
-def _import(plugin: Installed) -> Any:
+def _import(plugin: Installed) -> object:
     module, _, attribute = plugin.target.partition(":")
     try:
         found: Any = importlib.import_module(module)
-    except Exception as error:  # noqa: BLE001 - importing runs foreign code; whatever it raises is told in one line
+    except Exception as error:
         raise _broken(plugin, "can't be imported", error) from error
     for part in attribute.split(".") if attribute else ():
         if not hasattr(found, part):
@@ -209,15 +201,3 @@ def _check_arguments(plugin: Installed, hook: str, function: Any) -> None:
 def _expected(hook: str) -> str:
     name = hook if hook in SPECS else closest(hook, SPECS)
     return f"Expected: def {name}({', '.join(('self', *SPECS[name]))}); arguments may be left out." if name else ""
-
-
-def _at(options: Any, path: str) -> Any:
-    """The value at a msgspec path such as ``.limits[0].value``; None when it can't be followed."""
-    for part in path.replace("[", ".").replace("]", "").split("."):
-        if not part:
-            continue
-        try:
-            options = options[int(part)] if isinstance(options, list) else options[part]
-        except (KeyError, IndexError, ValueError, TypeError):
-            return None
-    return options

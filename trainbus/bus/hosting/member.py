@@ -112,9 +112,7 @@ class Member:
         self._idle.clear()
         self.output.last.clear()
         try:
-            self.child = await process.start(
-                self.command(), output=self.output.feed, report=self._take, environment=self._environment
-            )
+            self.child = await process.start(self.command(), output=self.output.feed, report=self._take, environment=self._environment)
         except OSError as error:  # no more processes or memory: it may be better in a while
             self.supervision.started(time.monotonic())
             self.supervision.exited(time.monotonic(), f"can't be started: {error}")
@@ -228,9 +226,7 @@ class BrokerMember(Member):
     def __init__(
         self, output: Output, environment: Mapping[str, str], changed: Callable[[Member], None], *, root: Path, settings: BusConfig
     ) -> None:
-        policy = Policy(
-            stuck_after=settings.stuck_after, first_pause=BROKER_FIRST_PAUSE, longest_pause=BROKER_LONGEST_PAUSE, deaths=None
-        )
+        policy = Policy(stuck_after=settings.stuck_after, first_pause=BROKER_FIRST_PAUSE, longest_pause=BROKER_LONGEST_PAUSE, deaths=None)
         super().__init__("broker", Supervision(policy, time.monotonic()), output, environment, changed)
         self._root = root
         self._settings = settings

@@ -10,7 +10,6 @@ import msgspec
 from trainbus.bus.hosting.loading import Loaded
 from trainbus.errors import TrainbusError
 
-
 HostState: TypeAlias = Literal["starting", "running", "stopping"]
 
 
