@@ -18,7 +18,8 @@ ANSWER_WITHIN = 120.0
 def command(as_json: bool) -> int:
     """Read trainbus.toml again and apply what changed.
 
-    Plugins are added, removed or started anew; those whose settings did not change go on undisturbed. A file with a mistake changes nothing.
+    Plugins are added, removed or started anew; those whose settings did not change go on undisturbed. A file with a mistake changes
+    nothing.
     """
     with Client(timeout=ANSWER_WITHIN) as client:
         answer: dict[str, list[str]] = client.supervise("reload")

@@ -184,7 +184,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         logging.getLogger(plugin.name).error("%s", error)  # noqa: TRY400 - a sentence for people
         return error.exit_code
     except Exception as error:
-        logging.getLogger(plugin.name).exception("the host ends: %s", one_line(error))
+        logging.getLogger(plugin.name).exception("the host ends")
         return 1
     finally:
         marks.close()
