@@ -1,0 +1,117 @@
+"""One zmq socket towards the broker: never blocks, knows whether it is connected, can be opened again elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import count
+
+import zmq
+from zmq.utils.monitor import parse_monitor_message
+
+HEARTBEAT_MS = 5_000
+"""A silent connection is probed this often (ZMTP ping), so that one cut without a word is noticed ..."""
+HEARTBEAT_TIMEOUT_MS = 20_000
+"""... and given up after this time, to be made anew."""
+RECONNECT_MS = 100
+RECONNECT_MAX_MS = 1_000
+"""Pause between attempts to connect: doubled from the first to the second."""
+
+_monitor_numbers = count()
+_EVENTS = zmq.Event.HANDSHAKE_SUCCEEDED | zmq.Event.DISCONNECTED
+
+
+class Endpoint:
+    """A DEALER or SUB socket with its monitor. Belongs to one thread at a time.
+
+    Args:
+        kind: ``zmq.DEALER`` or ``zmq.SUB``.
+        subscriptions: Prefixes that a SUB subscribes to.
+        receive_high_water_mark: Messages that may wait here unread; beyond it the sender drops.
+    """
+
+    def __init__(self, kind: int, *, subscriptions: Iterable[bytes] = (), receive_high_water_mark: int = 1_000) -> None:
+        self._kind = kind
+        self._subscriptions = list(subscriptions)
+        self._high_water_mark = receive_high_water_mark
+        self._socket: zmq.Socket[bytes] | None = None
+        self._monitor: zmq.Socket[bytes] | None = None
+        self.connected = False
+        self.connections = 0
+
+    def open(self, address: str) -> None:
+        """Connect to ``address``, instead of where it was connected before. Returns at once.
+
+        Raises:
+            zmq.ZMQError: The address is none.
+        """
+        self.close()
+        socket: zmq.Socket[bytes] = zmq.Context.instance().socket(self._kind)
+        socket.linger = 0
+        socket.rcvhwm = self._high_water_mark
+        # Only established connections take messages: a request must not lie in wait for a broker that comes up after its caller has gone.
+        socket.immediate = True
+        socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
+        socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, HEARTBEAT_TIMEOUT_MS)
+        socket.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MS)
+        socket.setsockopt(zmq.RECONNECT_IVL_MAX, RECONNECT_MAX_MS)
+        # pyzmq would name the monitor after the descriptor, which a socket closed a moment ago may still hold.
+        monitor = socket.get_monitor_socket(_EVENTS, f"inproc://trainbus-monitor-{next(_monitor_numbers)}")
+        self._socket, self._monitor = socket, monitor
+        for prefix in self._subscriptions:
+            socket.subscribe(prefix)
+        socket.connect(address)
+
+    def close(self) -> None:
+        """Disconnect; what was not sent is dropped."""
+        if self._socket is not None:
+            self._socket.disable_monitor()
+            self._socket.close(linger=0)
+        if self._monitor is not None:
+            self._monitor.close(linger=0)
+        self._socket = self._monitor = None
+        self.connected = False
+
+    def watch(self) -> bool:
+        """Read the monitor. True when an established connection broke since the last call.
+
+        To be called before `send`, so that what was sent on a connection that broke is not mistaken for sent on the next one.
+        """
+        broke = False
+        while self._monitor is not None:
+            try:
+                parts = self._monitor.recv_multipart(zmq.DONTWAIT)
+            except zmq.Again:
+                break
+            if parse_monitor_message(parts)["event"] == zmq.Event.HANDSHAKE_SUCCEEDED:
+                self.connected = True
+                self.connections += 1
+            elif self.connected:
+                self.connected, broke = False, True
+        return broke
+
+    def send(self, frame: bytes) -> bool:
+        """Send if it can be done now."""
+        if self._socket is None:
+            return False
+        try:
+            self._socket.send(frame, zmq.DONTWAIT)
+        except zmq.Again:
+            return False
+        return True
+
+    def receive(self) -> bytes | None:
+        """The next message if there is one."""
+        if self._socket is None:
+            return None
+        try:
+            return self._socket.recv(zmq.DONTWAIT)
+        except zmq.Again:
+            return None
+
+    def waiting(self) -> bool:
+        """Whether a message waits to be received."""
+        return self._socket is not None and bool(self._socket.poll(0, zmq.POLLIN))
+
+    def sockets(self) -> Sequence[zmq.Socket[bytes]]:
+        """What to watch while waiting."""
+        return [socket for socket in (self._socket, self._monitor) if socket is not None]
