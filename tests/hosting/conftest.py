@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from tests.hosting.site import Site
+from tests.hosting.system import System
 
 
 @pytest.fixture
@@ -22,3 +23,11 @@ def site(tmp_path, monkeypatch):
     for name in set(sys.modules) - before:
         if name.startswith("site_plugin_"):
             del sys.modules[name]
+
+
+@pytest.fixture
+def system(site, trainbus_home):
+    """A system that is not started yet; plugins come from `site`."""
+    made = System(trainbus_home)
+    yield made
+    made.close()

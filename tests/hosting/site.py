@@ -5,7 +5,13 @@ from __future__ import annotations
 import textwrap
 from pathlib import Path
 
-HEAD = "from __future__ import annotations\nimport asyncio, os, time\nimport msgspec\nfrom trainbus import hookimpl\nfrom trainbus.bus import events\n"
+HEAD = """\
+from __future__ import annotations
+import asyncio, os, time
+import msgspec
+from trainbus import hookimpl
+from trainbus.bus import events
+"""
 
 
 class Site:

@@ -51,7 +51,7 @@ def command(system: bool, config_path: Path | None) -> None:
 
 def unit(file: Path | None, *, system: bool = False) -> str:
     """The unit's text."""
-    trainbus = [sys.executable, "-c", "from trainbus.cli import main; main()"]
+    trainbus = [sys.executable, "-m", "trainbus"]
     script = Path(sys.executable).parent / "trainbus"
     if script.exists():
         trainbus = [str(script)]

@@ -100,7 +100,7 @@ def _detach(root: Path, timeout: float, as_json: bool) -> int:
 
 def _start(arguments: list[str], output: IO[bytes]) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        [sys.executable, "-c", "from trainbus.cli import main; main()", *arguments],
+        [sys.executable, "-m", "trainbus", *arguments],
         stdin=subprocess.DEVNULL,
         stdout=output,
         stderr=subprocess.STDOUT,

@@ -183,7 +183,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except TrainbusError as error:
         logging.getLogger(plugin.name).error("%s", error)  # noqa: TRY400 - a sentence for people
         return error.exit_code
-    except Exception as error:
+    except Exception:
         logging.getLogger(plugin.name).exception("the host ends")
         return 1
     finally:

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from trainbus.bus import wire
 from trainbus.bus.client import AsyncClient
 from trainbus.bus.config import BusConfig
@@ -32,6 +34,9 @@ COMMIT_INTERVAL = 0.05
 
 YIELD_INTERVAL = 0.02
 """Seconds of hooks after which the loop gets a turn: while a plugin catches up, nothing else would make one."""
+
+IDLE_AFTER = 1.0
+"""Seconds without an event of its kinds after which a plugin's cursor follows the others."""
 
 RETRY_PAUSE = 0.5
 """Seconds before a request is repeated when no broker answers."""
@@ -69,6 +74,8 @@ class Serving:
         self._client = client
         self._logger = logger
         self._consumer = cursor.consumer
+        self._journal = cursor.journal
+        self._stopping = False
         self._changed = asyncio.Event()
         self._busy = False
         self._staged: tuple[int, StateBatch] | None = None
@@ -141,23 +148,34 @@ class Serving:
         since = self._dispatcher.waiting_since
         progress.since = 0.0 if since is None else time.monotonic() - since
         if self._subscriber is not None:
-            reading = self._subscriber.stats()
-            progress.lag = max(0, reading.head - max(reading.position, stats.finished))
-
-    _stopping = False
+            progress.lag = self._subscriber.stats().lag
 
     async def _read(self, kinds: tuple[str, ...]) -> None:
         """Hand out events until asked to stop."""
         turn = time.monotonic()
-        async with AsyncSubscriber(kinds, consumer=self._consumer, root=self._root) as self._subscriber:
-            async for event in self._subscriber:
+        # Not by the subscriber's own durable cursor: ours moves together with the plugin's state, after the hooks.
+        async with AsyncSubscriber(kinds, start=self._committed, journal=self._journal, root=self._root) as subscriber:
+            self._subscriber = subscriber
+            while not self._stopping:
+                try:
+                    event = await subscriber.next(IDLE_AFTER)
+                except msgspec.DecodeError as error:
+                    self._logger.error("an event is passed over that this version can't read: %s", error)  # noqa: TRY400 - one line
+                    continue
+                if event is None:
+                    self._idle(subscriber.stats().position)
+                    continue
                 await self._deliver(event)
-                if self._stopping:
-                    return
                 now = time.monotonic()
                 if now - turn > YIELD_INTERVAL:
                     turn = now
                     await asyncio.sleep(0)
+
+    def _idle(self, position: int | None) -> None:
+        """Nothing waits for this plugin: its cursor follows over events of other kinds, so that it does not hold up retention."""
+        if position is not None and position > self._delivery.finished:
+            self._delivery.pass_over(position)
+            self._changed.set()
 
     async def _deliver(self, event: AnyEvent) -> None:
         verdict = self._delivery.admit(event.offset)
