@@ -1,0 +1,280 @@
+"""The owner thread of a publisher: everything that may take time happens here.
+
+It ticks each flush interval while events come, sleeps when none do (the next event wakes it), keeps the spool a segment ahead, sends
+through the channel, and drains orphaned spools of this machine once its own backlog is gone. It never dies of an exception.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from trainbus.bus import wire
+from trainbus.bus.uplink import Channel
+from trainbus.bus.config import BusConfig
+from trainbus.bus.drain import drain_orphans, orphans
+from trainbus.bus.events import Command
+from trainbus.bus.link import Link, State
+from trainbus.bus.outbox import Outbox
+from trainbus.bus.spool import Identity
+from trainbus.errors import TrainbusError
+
+if TYPE_CHECKING:
+    from trainbus.bus.publisher import Publisher
+
+logger = logging.getLogger("trainbus")
+
+NO_ANSWER_SECONDS = 0.5
+"""flush() and close() wait no longer than this for a broker that does not answer."""
+ACTIVE_SECONDS = 1.0
+"""The thread goes on ticking this long after the last event, so that publish() need not wake it at each."""
+COPY_POLL_SECONDS = 0.002
+"""How often copies from an accelerator are looked at while there are any."""
+FAULT_PAUSE_SECONDS = 0.5
+"""Pause after an unexpected exception, so that one that repeats does not burn a core."""
+
+
+class Sender:
+    """The thread, and what other threads ask of it.
+
+    ``asleep`` is True while the thread waits without ticking: whoever publishes then must call `wake`.
+    """
+
+    def __init__(
+        self,
+        publisher: Publisher,
+        outbox: Outbox,
+        identity: Identity,
+        settings: BusConfig,
+        *,
+        root: Path,
+        router: str | None,
+        on_command: Callable[[Command], None] | None,
+    ) -> None:
+        self.asleep = False
+        self.problem = ""
+        self._publisher = publisher
+        self._outbox = outbox
+        self._root = root
+        self._router = router
+        self._tick = max(settings.flush_interval, 0.001)
+        self._immediate = settings.flush_interval == 0
+        self._on_command = on_command
+        hello = wire.Hello(
+            source=identity.source, run=identity.run, name=identity.name, host=identity.host, pid=identity.pid, owner=identity.owner
+        )
+        self._link = Link(hello, outbox, beat=publisher.vitals, heartbeat_interval=settings.heartbeat_interval, on_command=self._deliver)
+        self._channel: Channel | None = None
+        self._reader, self._writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        # Not closed with the thread: a late `wake` would write into whatever file gets the number next.
+        self._close_pipe = weakref.finalize(self, _close, self._reader, self._writer)
+        self._close_pipe.atexit = False
+        self._woken = False
+        self._acknowledged = threading.Condition()
+        self._flush_asked = False
+        self._leave_by: float | None = None
+        self._settled = False
+        self._ended = threading.Event()
+        self._said_problem = ""
+        self._said_dropped = False
+        self._stop_draining = threading.Event()
+        self._looked_for_orphans = False
+        self._thread = threading.Thread(target=self._run, name=f"trainbus-{identity.source}", daemon=True)
+        self._seen_next = 0
+        self._active_until = 0.0
+        self._flush_at = 0.0
+
+    @property
+    def connected(self) -> bool:
+        """Whether the broker has welcomed the source."""
+        return self._link.state is State.READY
+
+    def start(self) -> None:
+        """Start the thread; without one (none can be started at interpreter exit) events still reach the spool."""
+        try:
+            self._thread.start()
+        except RuntimeError as error:
+            self._ended.set()
+            self.problem = f"no thread can be started: {error}"
+            logger.warning("trainbus: %s; events stay in the spool until `trainbus spool drain`.", self.problem)
+
+    def wake(self) -> None:
+        """Have the thread look at once. Costs a flag when it is already called for."""
+        self.asleep = False
+        if not self._woken:
+            self._woken = True
+            with contextlib.suppress(OSError):  # the pipe is full, or closed
+                os.write(self._writer, b"\0")
+
+    def flush(self, timeout: float) -> bool:
+        """See `Publisher.flush`."""
+        target = self._outbox.next
+        started = time.monotonic()
+        with self._acknowledged:
+            while self._outbox.acknowledged < target:
+                now = time.monotonic()
+                left = started + timeout - now
+                if left <= 0 or self._ended.is_set() or (not self.connected and now - started > NO_ANSWER_SECONDS):
+                    return False
+                self._flush_asked = True
+                self.wake()
+                self._acknowledged.wait(min(left, 0.1))
+        return True
+
+    def close(self, timeout: float) -> bool:
+        """See `Publisher.close`."""
+        if self._leave_by is None:
+            self._leave_by = time.monotonic() + timeout
+        self._woken = False
+        self.wake()
+        if self._thread is not threading.current_thread():
+            self._ended.wait(timeout + NO_ANSWER_SECONDS)
+        return self._settled
+
+    def disown(self) -> None:
+        """In a forked child: let go of what was inherited."""
+        self._close_pipe()
+
+    def _run(self) -> None:
+        leaving_since: float | None = None
+        while True:
+            try:
+                if self._channel is None:
+                    self._channel = Channel(self._link, root=self._root, router=self._router)
+                now = time.monotonic()
+                if self._leave_by is not None and leaving_since is None:
+                    leaving_since = now
+                    self._link.leave()
+                self._turn(self._channel, now)
+                if leaving_since is not None and self._may_end(now, leaving_since):
+                    break
+                self._rest(self._channel)
+            except Exception:
+                self._publisher.complain("the sending thread met an unexpected error and goes on", "see the traceback below")
+                logger.exception("trainbus: unexpected error")
+                if self._leave_by is not None and time.monotonic() > self._leave_by:
+                    break
+                time.sleep(FAULT_PAUSE_SECONDS)
+        self._end()
+
+    def _turn(self, channel: Channel, now: float) -> None:
+        outbox = self._outbox
+        self.asleep = False
+        with contextlib.suppress(BlockingIOError):
+            os.read(self._reader, 4096)
+            self._flush_at = now  # somebody called: what is there goes out now
+        self._woken = False  # after reading: a call that finds it set is one whose event we are about to see
+        outbox.prepare(now)
+        self._publisher.settle()
+        if outbox.next != self._seen_next:
+            self._seen_next = outbox.next
+            self._active_until = now + ACTIVE_SECONDS
+        before = outbox.acknowledged
+        flush = self._immediate or self._flush_asked or self._leave_by is not None or now >= self._flush_at
+        if flush:
+            self._flush_at = now + self._tick
+            self._flush_asked = False
+        channel.pump(now, flush=flush)
+        if outbox.acknowledged != before:
+            with self._acknowledged:
+                self._acknowledged.notify_all()
+        self._speak()
+        if self._link.settled and not self._looked_for_orphans and self._leave_by is None:
+            self._looked_for_orphans = True
+            self._drain()
+
+    def _rest(self, channel: Channel) -> None:
+        """Wait for messages, a call, or the next thing that is due."""
+        now = time.monotonic()
+        until = min(channel.wake_at(), now + 1.0)
+        if self._leave_by is not None:
+            until = min(until, now + 0.02)
+        elif self._publisher.waiting:
+            until = min(until, now + COPY_POLL_SECONDS)
+        elif not self._immediate and now < self._active_until:
+            until = min(until, self._flush_at)
+        else:
+            self.asleep = True
+            if self._outbox.next != self._seen_next:  # published before it could see the flag
+                self.asleep = False
+                return
+        channel.wait(until - now, (self._reader,))
+
+    def _may_end(self, now: float, since: float) -> bool:
+        assert self._leave_by is not None
+        if self._link.said_bye or now >= self._leave_by:
+            return True
+        if self.connected:
+            return False
+        nothing_to_say = self._outbox.acknowledged >= self._outbox.next
+        nobody_there = self._channel is None or self._channel.address is None
+        return nothing_to_say or nobody_there or now - since > NO_ANSWER_SECONDS
+
+    def _end(self) -> None:
+        """Close everything; whoever waits in close() or flush() goes on."""
+        self._stop_draining.set()
+        try:
+            if self._channel is not None:
+                self._channel.close()
+            self._settled = self._outbox.close()
+            if not self._settled:
+                left = self._outbox.next - self._outbox.acknowledged
+                logger.info("trainbus: %d events of %s stay in %s", left, self._publisher.run, self._outbox.spool.path)
+        except Exception:
+            logger.exception("trainbus: closing failed; what was published stays in %s", self._outbox.spool.path)
+        finally:
+            self._ended.set()
+            with self._acknowledged:
+                self._acknowledged.notify_all()
+
+    def _deliver(self, command: Command) -> None:
+        if self._on_command is None:
+            return
+        try:
+            self._on_command(command)
+        except Exception:
+            logger.exception("trainbus: on_command failed for %s %s", command.verb, command.id)
+
+    def _speak(self) -> None:
+        """Say loudly, once each, what a person should mend."""
+        self.problem = self._link.problem
+        if self.problem and self.problem != self._said_problem:
+            self._said_problem = self.problem
+            logger.warning("trainbus: the broker can't be used: %s. Events stay in the spool. Training goes on.", self.problem)
+        outbox = self._outbox
+        if outbox.problem and outbox.in_memory and not self._said_dropped:
+            self._said_dropped = True
+            logger.warning(
+                "trainbus: events can't be spooled in %s (%s). Training goes on, but new events are only kept in memory: they are"
+                " lost when this process is killed, and the oldest are dropped when there are too many. Free space there, or start the"
+                " broker with `trainbus up`, or set TRAINBUS_HOME to a disk with room.",
+                outbox.spool.path.parent,
+                outbox.problem,
+            )
+
+    def _drain(self) -> None:
+        """Once, when our own backlog is gone: send what dead processes of this machine left, in a thread that ends with it."""
+
+        def work() -> None:
+            try:
+                drain_orphans(self._root, self._router, stop=self._stop_draining)
+            except TrainbusError as error:
+                logger.info("trainbus: orphaned spools stay: %s", error.problem)
+            except Exception:
+                logger.exception("trainbus: draining orphaned spools failed")
+
+        if orphans(self._root):
+            threading.Thread(target=work, name="trainbus-drain", daemon=True).start()
+
+
+def _close(*fds: int) -> None:
+    for fd in fds:
+        with contextlib.suppress(OSError):
+            os.close(fd)

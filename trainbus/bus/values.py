@@ -1,0 +1,116 @@
+"""Metric values: from whatever a training loop has at hand to a float, without importing torch or numpy.
+
+Numbers, numpy scalars and tensors with one element on the CPU are read at once. A tensor on an accelerator is copied to pinned host
+memory asynchronously, on its own stream, behind the work that computes it; the event waits for the copy, the training thread doesn't.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from math import nan
+from typing import Any
+
+from trainbus.bus.events import Event, Metric, Sample
+
+_SCALAR_FIELDS: dict[type[Event], tuple[str, float | None]] = {Metric: ("value", nan), Sample: ("loss", None)}
+"""Fields that hold one measured number, with what they hold while there is none."""
+_FLOATS = frozenset({float})
+
+
+class Copy:
+    """A value on its way from an accelerator.
+
+    Args:
+        target: The dict, or the event, that wants the value.
+        key: Its key, or its field.
+        read: Gives the number; called once ``done`` says True.
+        done: Whether the copy has arrived.
+    """
+
+    __slots__ = ("_done", "_key", "_read", "_target")
+
+    def __init__(self, target: dict[str, float] | Event, key: str, read: Callable[[], Any], done: Callable[[], bool]) -> None:
+        self._target, self._key, self._read, self._done = target, key, read, done
+
+    def ready(self) -> bool:
+        """Whether `settle` gives the value without waiting for the device."""
+        return bool(self._done())
+
+    def settle(self) -> None:
+        """Put the value in its place."""
+        _put(self._target, self._key, float(self._read()))
+
+
+def settle(event: Event, complain: Callable[[str, object], None]) -> list[Copy] | None:
+    """Make the numbers of an event floats, in place. What is no number is left out, after ``complain(key, value)``.
+
+    Returns:
+        The values that are still on an accelerator (their places are empty until then), or None when there are none.
+    """
+    copies: list[Copy] = []
+    metrics: dict[str, Any] | None = getattr(event, "metrics", None)
+    if metrics is not None:
+        if _FLOATS.issuperset(map(type, metrics.values())):
+            return None
+        event.metrics = metrics = dict(metrics)  # type: ignore[attr-defined]
+        for key, value in list(metrics.items()):
+            if type(value) is not float:
+                _settle_one(metrics, key, value, copies, complain)
+    elif (place := _SCALAR_FIELDS.get(type(event))) is not None:
+        value = getattr(event, place[0])
+        if value is not None and type(value) is not float:
+            _settle_one(event, place[0], value, copies, complain)
+    return copies or None
+
+
+def _settle_one(target: dict[str, Any] | Event, key: str, value: Any, copies: list[Copy], complain: Callable[[str, object], None]) -> None:
+    try:
+        if isinstance(value, (str, bytes)):  # float("1") would take them
+            _leave_empty(target, key)
+            complain(key, value)
+        elif not hasattr(value, "item") or isinstance(value, (int, float)):
+            _put(target, key, float(value))
+        elif getattr(getattr(value, "device", "cpu"), "type", "cpu") == "cpu":
+            _put(target, key, float(value.item()))
+        else:
+            copies.append(_copy(target, key, value))
+            _leave_empty(target, key)
+    except Exception:  # noqa: BLE001 - anything can be given as a metric, and it may raise anything
+        _leave_empty(target, key)
+        complain(key, value)
+
+
+def _copy(target: dict[str, Any] | Event, key: str, tensor: Any) -> Copy:
+    """Start copying. torch puts the result of a non-blocking copy to the CPU into pinned memory, so that it doesn't wait."""
+    if tensor.numel() != 1:
+        raise ValueError("more than one element")
+    device = tensor.device
+    for base in type(tensor).__mro__:
+        backend: Any = getattr(sys.modules.get(base.__module__.partition(".")[0]), device.type, None)
+        if hasattr(backend, "Event"):
+            break
+    else:
+        return Copy(target, key, tensor.detach().item, lambda: True)  # waits for the device, but on the owner thread
+    host = tensor.detach().to("cpu", non_blocking=True)
+    event = backend.Event()
+    if hasattr(backend, "current_stream"):
+        event.record(backend.current_stream(device))
+    else:
+        event.record()
+    return Copy(target, key, host.item, event.query)
+
+
+def _put(target: dict[str, Any] | Event, key: str, value: float) -> None:
+    if isinstance(target, dict):
+        target[key] = value
+    else:
+        setattr(target, key, value)
+
+
+def _leave_empty(target: dict[str, Any] | Event, key: str) -> None:
+    """No value (yet): a metric is absent, a field has its default."""
+    if isinstance(target, dict):
+        target.pop(key, None)
+    else:
+        setattr(target, key, _SCALAR_FIELDS[type(target)][1])
