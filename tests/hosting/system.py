@@ -11,7 +11,6 @@ from pathlib import Path
 
 import msgspec
 import tomlkit
-from trainbus.bus.publisher import Publisher
 
 from tests.support import wait_for
 from trainbus.bus import wire
@@ -19,6 +18,7 @@ from trainbus.bus.client import Client
 from trainbus.bus.events import Step
 from trainbus.bus.home import read_connection
 from trainbus.bus.hosting.instance import read_running
+from trainbus.bus.publisher import Publisher
 from trainbus.errors import TrainbusError
 
 RECORDER = """

@@ -11,7 +11,7 @@ from trainbus.bus.client import Client
 def test_a_plugin_sees_every_event_in_order_and_ends_with_its_stop_hook(system, site):
     """Events from before it started too. Down commits the cursor, calls stop, keeps the output, and exits with 0."""
     site.install("recorder", RECORDER)
-    system.publish_early = system.up("recorder")
+    system.up("recorder")
     system.publish(500)
     wait_for(lambda: len(system.seen("recorder")) == 500)
     status = system.wait_for_state("recorder", "running")
@@ -42,7 +42,6 @@ def test_state_and_cursor_move_together_through_kill_9(system, site):
 
 def test_a_hook_that_raises_is_reported_once_and_the_plugin_goes_on(system, site):
     """Logged with its event, counted, one alert for a hundred."""
-    site.install("raiser", RECORDER + "        if event.step % 2: raise ValueError('odd')\n".replace("        if", "\n        if"))
     source = RECORDER.replace(
         "    @hookimpl\n    def stop", "        if event.step % 2:\n            raise ValueError('odd')\n\n    @hookimpl\n    def stop"
     )

@@ -26,8 +26,21 @@ from typing import Any
 
 from trainbus.bus.config import BusConfig
 from trainbus.bus.events import (
-    Checkpoint, CheckpointState, Command, CommandResult, CommandState, Eval, Event, Metric, Phase, RunEnded, RunOutcome, RunStarted,
-    Sample, Step, checkpoint_id,
+    Checkpoint,
+    CheckpointState,
+    Command,
+    CommandResult,
+    CommandState,
+    Eval,
+    Event,
+    Metric,
+    Phase,
+    RunEnded,
+    RunOutcome,
+    RunStarted,
+    Sample,
+    Step,
+    checkpoint_id,
 )  # fmt: skip
 from trainbus.bus.facts import default_run_id, directory_facts, plain, safe_run_id
 from trainbus.bus.publisher import Publisher, PublisherStats

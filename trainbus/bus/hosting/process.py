@@ -11,6 +11,9 @@ from collections.abc import Callable, Sequence
 KILL_MARGIN = 2.0
 """Seconds beyond the child's own limit before it is killed: it kills itself first, and says why."""
 
+MAX_REPORT_BYTES = 8 * 1024 * 1024
+"""Longest line of a report: a handshake carries the JSON Schema of a plugin's settings."""
+
 
 class Child:
     """A running child.
@@ -69,36 +72,37 @@ async def start(
         report: Gets the lines of the report pipe.
     """
     life_read, life_write = os.pipe()  # not inheritable: no other child can hold our end open
-    report_read, report_write = os.pipe() if report is not None else (-1, -1)
-    inherited = [life_read] if report is None else [life_read, report_write]
+    # Not asyncio's own PIPE: its wait() lasts until nobody holds that pipe, and a grandchild may hold it for ever.
+    output_read, output_write = os.pipe()
+    report_read, report_write = os.pipe()
     extra = ["--lifeline", str(life_read)] + (["--report", str(report_write)] if report is not None else [])
     try:
         process = await asyncio.create_subprocess_exec(
             *command,
             *extra,
             stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-            pass_fds=inherited,
+            stdout=output_write,
+            stderr=output_write,
+            pass_fds=[life_read, report_write],
             start_new_session=True,
             env=environment,
         )
     except BaseException:
-        os.close(life_write)
-        if report is not None:
-            os.close(report_read)
+        for fd in (life_write, output_read, report_read):
+            os.close(fd)
         raise
     finally:
-        for fd in inherited:
+        for fd in (life_read, output_write, report_write):
             os.close(fd)
-    assert process.stdout is not None
-    tasks = [asyncio.create_task(_pump(process.stdout, output))]
-    if report is not None:
-        reader = asyncio.StreamReader(limit=8 * 1024 * 1024)
-        pipe = os.fdopen(report_read, "rb")
-        await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), pipe)
-        tasks.append(asyncio.create_task(_lines(reader, report)))
-    return Child(process, life_write, tasks)
+    tasks = [asyncio.create_task(_pump(await _reader(output_read), output))]
+    lines = _lines(await _reader(report_read), report or (lambda _: None))
+    return Child(process, life_write, [*tasks, asyncio.create_task(lines)])
+
+
+async def _reader(fd: int) -> asyncio.StreamReader:
+    reader = asyncio.StreamReader(limit=MAX_REPORT_BYTES)
+    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(fd, "rb"))
+    return reader
 
 
 async def _pump(stream: asyncio.StreamReader, output: Callable[[bytes], None]) -> None:

@@ -11,6 +11,7 @@ import logging
 import os
 import signal
 import socket
+import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
@@ -72,6 +73,7 @@ class Supervisor:
         self._publisher = Publisher("", name="supervisor", root=root, settings=config.bus)
         self._control = Control(root, self.answer, self._broker_answered)
         self._stopping = asyncio.Event()
+        self._enough = threading.Event()
         self._changing = asyncio.Lock()
         self._started = time.time_ns()
         self._written = b""
@@ -232,6 +234,7 @@ class Supervisor:
         """Plugins first, while the broker can still take their last events and cursors; then the broker."""
         limit = self._config.bus.stop_timeout
         self._own.say("stopping")
+        self._enough.set()
         async with self._changing:
             await asyncio.gather(*(member.stop(limit) for member in self._plugins.values()))
             self._announce()
@@ -261,8 +264,9 @@ class Supervisor:
         """Send what dead publishers of this machine left behind."""
         await self._broker.ready.wait()
         try:
-            for drained in await asyncio.to_thread(drain_orphans, self._root):
-                self._own.say(f"orphaned spool: {drained}")
+            for found in await asyncio.to_thread(drain_orphans, self._root, stop=self._enough):
+                left = "" if found.done else "; the rest stays for later"
+                self._own.say(f"spool {found.source} of run {found.run!r}: {found.acknowledged} of {found.published} events are safe{left}")
         except TrainbusError as error:
             self._own.say(f"orphaned spools stay for later: {error.problem}")
 
