@@ -91,7 +91,7 @@ async def test_what_a_child_started_ends_with_it():
 
 
 def test_children_end_when_their_parent_is_killed(tmp_path):
-    """Kill -9: the kernel closes the lifeline."""
+    """Kill -9: the kernel closes the lifeline. The pipe that the child prints to is gone as well, and must not keep it alive."""
     parent = f"""
 import asyncio, os, sys
 from trainbus.bus.hosting import process

@@ -1,1 +1,1 @@
-"""The one process that takes events in, journals them, and fans them out."""
+"""The broker: takes events in, journals them, fans them out, answers questions about them."""

@@ -33,10 +33,12 @@ class Lifeline:
     def _watch(self) -> None:
         while os.read(self._fd, 64):
             pass
-        self.stop()
-        time.sleep(self._grace)
-        self.last()
-        end_group()
+        try:
+            self.stop()
+            time.sleep(self._grace)
+            self.last()
+        finally:  # whatever these raise (the pipe that a message would go to died with the supervisor), the end must come
+            end_group()
 
 
 def end_group() -> None:

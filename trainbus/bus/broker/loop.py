@@ -1,0 +1,310 @@
+"""The broker's process: sockets, threads and clocks around the core.
+
+Three threads. This one receives, decides and sends. The committer writes one batch at a time, so that receiving goes on during its
+fsync and all that came meanwhile is the next batch (group commit). The reader serves pages of history from a connection of its own.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import signal
+import socket
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import zmq
+
+from trainbus.bus import home, wire
+from trainbus.bus.broker import retention
+from trainbus.bus.broker.answers import failure, reply
+from trainbus.bus.broker.batch import Batch
+from trainbus.bus.broker.core import Authorize, BrokerCore, Identity, allow_all
+from trainbus.bus.broker.effects import Effect, Fan, PlanRetention, ReadHistory, Send
+from trainbus.bus.broker.journal import Journal
+from trainbus.bus.broker.replay import HistoryReader
+from trainbus.bus.broker.sockets import Sockets
+from trainbus.bus.broker.worker import Worker
+from trainbus.bus.config import BusConfig
+from trainbus.errors import TrainbusError, UnreachableError
+from trainbus.version import __version__
+
+logger = logging.getLogger(__name__)
+
+MAX_QUEUED_BYTES = 64 * 1024 * 1024
+"""Events received ahead of the journal. Beyond, the socket is left unread, and publishers wait (their spools don't)."""
+
+MAX_PAGES_WAITING = 256
+"""History pages waiting to be read; further requests are refused, so that a flood of them can't fill the memory."""
+
+TICK_SECONDS = 0.25
+"""At most so long between two ticks; less when `lost_after` or `heartbeat_interval` are short."""
+
+LAST_DRAIN_SECONDS = 2.0
+"""How long a stopping broker goes on taking what already lies in its socket."""
+
+
+def run_broker(
+    config: BusConfig,
+    root: Path,
+    *,
+    ready: Callable[[home.Connection], None] | None = None,
+    stop: threading.Event | None = None,
+    lifeline: int | None = None,
+    authorize: Authorize = allow_all,
+) -> None:
+    """Serve the journal of ``root`` until ``stop`` is set, SIGTERM or SIGINT arrives, or ``lifeline`` ends.
+
+    Args:
+        config: The ``[bus]`` section.
+        root: TRAINBUS_HOME.
+        ready: Called once when the broker listens and the connection file is written.
+        stop: Ends the broker when set (looked at several times a second).
+        lifeline: Read end of a pipe whose write end the parent holds: its end of file means that the parent is dead.
+        authorize: Asked for each message.
+
+    Raises:
+        JournalError: The journal can't be opened, or another broker has it.
+        ConfigError: An address or port can't be used.
+    """
+    journal = Journal(root / "journal.db", synchronous=config.synchronous)
+    try:
+        sockets = Sockets(config)
+        try:
+            loop = _Loop(config, root, journal, sockets, stop or threading.Event(), lifeline, authorize)
+            try:
+                loop.run(ready)
+            finally:
+                loop.close()
+        finally:
+            sockets.close()
+    finally:
+        journal.close()
+
+
+class _Loop:
+    """Everything that lives as long as one call of `run_broker`."""
+
+    def __init__(
+        self,
+        config: BusConfig,
+        root: Path,
+        journal: Journal,
+        sockets: Sockets,
+        stop: threading.Event,
+        lifeline: int | None,
+        authorize: Authorize,
+    ) -> None:
+        self._config = config
+        self._root = root
+        self._journal = journal
+        self._sockets = sockets
+        self._stop = stop
+        self._lifeline = lifeline
+        self._tick_seconds = min(TICK_SECONDS, config.heartbeat_interval / 2, config.lost_after / 10)
+        self._ticked = 0.0
+        self._pages = 0
+        self._wake_read, self._wake_write = os.pipe()
+        os.set_blocking(self._wake_read, False)
+        os.set_blocking(self._wake_write, False)
+        self._reader_connection: HistoryReader | None = None
+        self._committer = Worker("trainbus-committer", self._wake)
+        self._reader = Worker("trainbus-reader", self._wake, ending=self._close_reader)
+        self.connection = home.Connection(
+            router=sockets.router_address,
+            xpub=sockets.xpub_address,
+            journal=journal.contents.journal,
+            pid=os.getpid(),
+            host=socket.gethostname(),
+            supervisor=os.getppid() if lifeline is not None else None,
+            started=time.time_ns(),
+            version=__version__,
+        )
+        identity = Identity(
+            pid=self.connection.pid,
+            host=self.connection.host,
+            version=__version__,
+            journal_path=str(journal.path),
+            router=self.connection.router,
+            xpub=self.connection.xpub,
+        )
+        self._core = BrokerCore(
+            journal.contents,
+            config,
+            now=time.monotonic(),
+            wall=time.time_ns,
+            new_id=lambda: secrets.token_hex(8),
+            identity=identity,
+            authorize=authorize,
+        )
+
+    def run(self, ready: Callable[[home.Connection], None] | None) -> None:
+        """Announce the broker, serve, and take the announcement back."""
+        with self._signals():
+            home.write_connection(self.connection, self._root)
+            logger.info("broker listens on %s, journal %s", self.connection.router, self._journal.path)
+            if ready is not None:
+                ready(self.connection)
+            try:
+                self._serve()
+                self._drain()
+            finally:
+                self._withdraw()
+
+    def close(self) -> None:
+        """End the threads; a commit that hangs in the disk is not waited for longer than `stop_timeout`."""
+        self._committer.close(self._config.stop_timeout)
+        self._reader.close(self._config.stop_timeout)
+        os.close(self._wake_read)
+        os.close(self._wake_write)
+
+    def _serve(self) -> None:
+        poller = zmq.Poller()
+        poller.register(self._sockets.router, zmq.POLLIN)
+        poller.register(self._sockets.xpub, zmq.POLLIN)
+        poller.register(self._wake_read, zmq.POLLIN)
+        if self._lifeline is not None:
+            poller.register(self._lifeline, zmq.POLLIN)
+        while not self._stop.is_set():
+            full = self._core.queued_bytes > MAX_QUEUED_BYTES
+            poller.register(self._sockets.router, 0 if full else zmq.POLLIN)
+            found = dict(poller.poll(int(self._tick_seconds * 1000)))
+            if self._wake_read in found:
+                self._quiet_wake()
+            if self._lifeline is not None and self._lifeline in found and not os.read(self._lifeline, 512):
+                logger.warning("the process that started this broker is gone: stopping")
+                return
+            self._turn(receive=not full)
+
+    def _drain(self) -> None:
+        """Take in what publishers have sent already, and commit it: they would only have to send it again."""
+        until = time.monotonic() + LAST_DRAIN_SECONDS
+        received = True
+        while (received or self._core.busy) and time.monotonic() < until:
+            received = self._turn(receive=True)
+            if not received:
+                time.sleep(0.001)
+
+    def _turn(self, *, receive: bool) -> bool:
+        """One round: take what is there, commit, send. Whether anything was received."""
+        received = False
+        now = time.monotonic()
+        for topic in self._sockets.subscriptions():
+            if wire.COMMIT_TOPIC.startswith(topic):
+                self._core.subscribed()
+        if receive:
+            for peer, frames in self._sockets.receive():
+                received = True
+                self._core.receive_frame(peer, frames[0] if len(frames) == 1 else b"", now)
+        self._committer.finish()
+        self._reader.finish()
+        if now - self._ticked >= self._tick_seconds:
+            self._ticked = now
+            self._core.journal_bytes = self._journal.bytes()
+            self._core.tick(now)
+        if (batch := self._core.take_batch()) is not None:
+            self._committer.submit(lambda: self._commit(batch))
+        for effect in self._core.take_effects():
+            self._do(effect)
+        return received
+
+    def _do(self, effect: Effect) -> None:
+        match effect:
+            case Send(peer, message):
+                self._sockets.send(peer, wire.encode(message))
+            case Fan(frame):
+                self._sockets.fan(frame)
+            case ReadHistory() if self._pages >= MAX_PAGES_WAITING:
+                busy = wire.Failure(
+                    id=effect.id, code="busy", problem="Too many pages of history are asked for at once.", hint="Try again."
+                )
+                self._sockets.send(effect.peer, wire.encode(busy))
+            case ReadHistory():
+                self._pages += 1
+                self._reader.submit(lambda: self._read(effect))
+            case PlanRetention():
+                self._reader.submit(lambda: self._plan(effect))
+
+    # --- in the committer's thread ------------------------------------------------------------------
+
+    def _commit(self, batch: Batch) -> Callable[[], None]:
+        try:
+            deleted = self._journal.append(batch)
+        except TrainbusError as error:
+            logger.error("%s", error)  # noqa: TRY400 - an error for people, with its hint; the traceback would say less
+            refused = error
+            return lambda: self._core.commit_failed(batch, refused)
+        return lambda: self._core.committed(batch, deleted)
+
+    # --- in the reader's thread ---------------------------------------------------------------------
+
+    def _read(self, effect: ReadHistory) -> Callable[[], None]:
+        answer: wire.Message
+        try:
+            answer = reply(effect.id, self._history().page(effect.request, effect.head))
+        except TrainbusError as error:
+            answer = failure(effect.id, error)
+        frame = wire.encode(answer)
+
+        def send() -> None:
+            self._pages -= 1
+            self._sockets.send(effect.peer, frame)
+
+        return send
+
+    def _plan(self, effect: PlanRetention) -> Callable[[], None]:
+        try:
+            plan = retention.plan(self._history(), self._config, effect.wall)
+        except (TrainbusError, sqlite3.Error) as error:
+            logger.error("retention: %s", error)  # noqa: TRY400 - as above
+            return lambda: None
+        return lambda: self._core.trim(plan)
+
+    def _history(self) -> HistoryReader:
+        if self._reader_connection is None:
+            self._reader_connection = HistoryReader(self._journal.path)
+        return self._reader_connection
+
+    def _close_reader(self) -> None:
+        if self._reader_connection is not None:
+            self._reader_connection.close()
+
+    # --- waking and ending --------------------------------------------------------------------------
+
+    def _wake(self) -> None:
+        with suppress(BlockingIOError):  # full: the loop has a reason to wake up already
+            os.write(self._wake_write, b"\0")
+
+    def _quiet_wake(self) -> None:
+        with suppress(BlockingIOError):
+            os.read(self._wake_read, 4096)
+
+    def _withdraw(self) -> None:
+        """Remove the connection file, unless another broker has announced itself in it meanwhile."""
+        with suppress(UnreachableError):
+            if home.read_connection(self._root).started == self.connection.started:
+                home.connection_file(self._root).unlink(missing_ok=True)
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """SIGTERM and SIGINT end the loop, where it runs in the main thread (only there can signals be handled)."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def handle(number: int, frame: Any) -> None:
+            self._stop.set()
+            self._wake()
+
+        before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
