@@ -62,8 +62,10 @@ def command(
 
 def _banner(console: Console, root: Path, config: Config, file: Path | None) -> None:
     names = ", ".join(config.plugins) or "none"
-    console.print(Text.assemble(("trainbus", "bold"), f"  home {root}  configuration {file or 'defaults'}"))
-    console.print(Text(f"plugins: {names}. `trainbus status` tells addresses and states; Ctrl-C stops everything.", style="dim"))
+    console.print(Text.assemble(("trainbus", "bold"), f"  home {root}  configuration {file or 'defaults'}"), soft_wrap=True)
+    console.print(
+        Text(f"plugins: {names}. `trainbus status` tells addresses and states; Ctrl-C stops everything.", style="dim"), soft_wrap=True
+    )
 
 
 def _detach(root: Path, timeout: float, as_json: bool) -> int:

@@ -40,6 +40,9 @@ class Member:
         changed: Called after every change of state.
     """
 
+    reports = True
+    """Whether it writes to a report pipe."""
+
     def __init__(
         self, name: str, supervision: Supervision, output: Output, environment: Mapping[str, str], changed: Callable[[Member], None]
     ) -> None:
@@ -98,7 +101,6 @@ class Member:
 
     def reported(self, line: bytes) -> None:
         """A line of its report pipe."""
-        raise NotImplementedError
 
     async def born(self) -> None:
         """Runs beside each incarnation; cancelled when that ends."""
@@ -112,7 +114,9 @@ class Member:
         self._idle.clear()
         self.output.last.clear()
         try:
-            self.child = await process.start(self.command(), output=self.output.feed, report=self._take, environment=self._environment)
+            self.child = await process.start(
+                self.command(), output=self.output.feed, report=self._take if self.reports else None, environment=self._environment
+            )
         except OSError as error:  # no more processes or memory: it may be better in a while
             self.supervision.started(time.monotonic())
             self.supervision.exited(time.monotonic(), f"can't be started: {error}")
@@ -221,7 +225,9 @@ class PluginMember(Member):
 
 
 class BrokerMember(Member):
-    """The broker. ``given_up`` is set when it can't run at all; `error` then says why."""
+    """The broker. ``given_up`` gets its exit code and last lines when it can't run at all."""
+
+    reports = False  # its connection file says that it listens, its answers that it lives
 
     def __init__(
         self, output: Output, environment: Mapping[str, str], changed: Callable[[Member], None], *, root: Path, settings: BusConfig
@@ -238,9 +244,6 @@ class BrokerMember(Member):
         """The broker's process."""
         config = msgspec.json.encode(self._settings).decode()
         return [sys.executable, "-m", "trainbus.bus.broker", "--root", str(self._root), "--config", config]
-
-    def reported(self, line: bytes) -> None:
-        """The broker has no report pipe: its connection file says that it listens."""
 
     async def born(self) -> None:
         """Wait until this incarnation listens."""
@@ -262,4 +265,5 @@ class BrokerMember(Member):
         self.ready.clear()
         if code in INCURABLE and not self._was_ready and self.supervision.wanted and not self.given_up.done():
             self.given_up.set_result((code, list(self.output.last)))
+            self.supervision.refused(super().obituary(code))
         return super().obituary(code)
