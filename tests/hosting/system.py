@@ -102,7 +102,7 @@ class System:
 
         def reached() -> wire.PluginStatus | None:
             status = self.plugin(name)
-            return status if status.state == state and status.pid != not_pid else None
+            return status if status.state == state and (not_pid is None or status.pid not in (None, not_pid)) else None
 
         return wait_for(reached, 30.0, what=f"{name} {state}")
 

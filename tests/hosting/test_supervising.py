@@ -136,7 +136,7 @@ def test_a_second_up_is_refused_with_the_pid_of_the_first(system, site):
     system.up()
     second = trainbus("up", "--config", str(system.config))
     assert second.returncode == 4
-    assert f"supervisor pid {system.process.pid}" in second.stderr
+    assert f"supervisor pid {system.process.pid}" in " ".join(second.stderr.split())
     pids = system.pids()
     system.process.kill()
     system.process.wait()

@@ -25,7 +25,7 @@ from trainbus.bus.config import BusConfig
 from trainbus.bus.home import home, private_directory
 from trainbus.bus.hosting import registry, report
 from trainbus.bus.hosting.inflight import InflightFile
-from trainbus.bus.hosting.lifeline import Lifeline
+from trainbus.bus.hosting.lifeline import Lifeline, leave_nothing
 from trainbus.bus.hosting.loading import Loaded, load
 from trainbus.bus.hosting.serving import RETRY_PAUSE, Serving
 from trainbus.bus.publisher import Publisher
@@ -188,6 +188,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     finally:
         marks.close()
+        if lifeline is not None:
+            leave_nothing()
     return 0
 
 

@@ -41,6 +41,15 @@ class Lifeline:
             end_group()
 
 
+def leave_nothing() -> None:
+    """Ask what this process started, and left running, to end too. Called as the last thing of an orderly end: nobody else may be there
+    to do it.
+    """
+    if os.getpgrp() == os.getpid():
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # this process itself ends by itself
+        os.killpg(os.getpid(), signal.SIGTERM)
+
+
 def end_group() -> None:
     """End this process now, with what it started when it leads a process group of its own."""
     if os.getpgrp() == os.getpid():

@@ -214,7 +214,7 @@ class Supervisor:
     async def _settled(self, member: PluginMember) -> None:
         """Wait until the plugin runs or has failed; it may also just take long to load."""
         deadline = time.monotonic() + SETTLE
-        while member.supervision.state == "starting" and member.supervision.restarts == 0 and time.monotonic() < deadline:
+        while member.supervision.state == "starting" and not member.supervision.error and time.monotonic() < deadline:
             await asyncio.sleep(0.02)
 
     async def _until_stopped(self) -> None:
@@ -362,8 +362,9 @@ def _differing(old: BusConfig, new: BusConfig) -> list[str]:
 
 def _broker_error(code: int, lines: list[str]) -> TrainbusError:
     """The broker's own last words as an error of the same class."""
-    said = [line for line in lines if line.strip()]
-    text = "\n".join(said[-2:]).removeprefix("error: ") or f"The broker ended with exit code {code}."
-    problem, _, hint = text.partition("\n")
+    # Its log lines begin with a date; the error is what it says last, problem and hint a line each.
+    words = list(itertools.takewhile(lambda line: not line[:4].isdigit(), reversed([line for line in lines if line.strip()])))[::-1]
+    problem = words[0] if words else f"The broker ended with exit code {code}."
+    hint = " ".join(words[1:])
     kind = JournalError if code == JournalError.exit_code else ConfigError
     return kind(problem, hint=hint or f"See its log on {socket.gethostname()}: logs/broker.log.")
