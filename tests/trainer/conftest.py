@@ -9,13 +9,14 @@ import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a test never asks the network, and a wrong name fails at once
 
+# Multiples of 64: bitsandbytes on the CPU packs 4-bit weights in blocks of that size when it evaluates.
 SHAPE = {
-    "hidden_size": 32,
-    "intermediate_size": 64,
+    "hidden_size": 64,
+    "intermediate_size": 128,
     "num_hidden_layers": 2,
     "num_attention_heads": 2,
     "num_key_value_heads": 1,
-    "head_dim": 16,
+    "head_dim": 32,
 }
 
 

@@ -67,6 +67,13 @@ def test_every_method_trains_and_leaves_whole_checkpoints(config, published, tmp
     assert (ended.outcome, ended.step) == ("completed", 4)
 
 
+def test_evaluating_a_quantised_model_in_the_middle_does_not_spoil_its_training(config, published, tmp_path):
+    """On the CPU bitsandbytes repacks 4-bit weights to evaluate, with scales rounded to bfloat16: losses move by that and no more."""
+    without = run_job(config(method="qlora", max_steps=4, output=str(tmp_path / "a")))
+    measured = run_job(config(method="qlora", max_steps=4, output=str(tmp_path / "b"), eval_file=config().data, eval_steps=2))
+    assert list(losses(published, measured.run).values()) == pytest.approx(list(losses(published, without.run).values()), rel=2**-8)
+
+
 @pytest.mark.parametrize("method", ["full", "lora"])
 def test_an_interrupted_and_resumed_training_equals_an_uninterrupted_one(config, published, stop_after, tmp_path, method):
     """Model, optimizer, schedule, random numbers and the place in the data come back: every further loss is the same (A-53)."""
