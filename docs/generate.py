@@ -50,7 +50,7 @@ def commands() -> str:
 
 
 def _helps(name: str) -> Iterator[str]:
-    root = click.Context(cli, info_name="trainbus", terminal_width=HELP_WIDTH, max_content_width=HELP_WIDTH)
+    root = click.Context(cli, info_name="trainbus", terminal_width=HELP_WIDTH, **cli.context_settings)
     command = cli.get_command(root, name)
     assert command is not None
     yield f"### trainbus {name}"
@@ -58,7 +58,7 @@ def _helps(name: str) -> Iterator[str]:
 
 
 def _help(command: click.Command, parent: click.Context, name: str) -> Iterator[str]:
-    context = click.Context(command, parent=parent, info_name=name, terminal_width=HELP_WIDTH, max_content_width=HELP_WIDTH)
+    context = click.Context(command, parent=parent, info_name=name, terminal_width=HELP_WIDTH)
     text = "\n".join(line.rstrip() for line in click.unstyle(command.get_help(context)).splitlines())
     yield f"```text\n{text}\n```"
     if isinstance(command, click.Group):

@@ -1,16 +1,19 @@
-"""``trainbus config show|check|path``."""
+"""``trainbus config show|settings|check|path``."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import click
+import msgspec
 from rich.text import Text
 
-from trainbus.bus.config_docs import toml_value
+from trainbus.bus.config import BusConfig
+from trainbus.bus.config_docs import Setting, settings, toml_value
 from trainbus.bus.config_file import FILE_NAME, Loaded, find, load
+from trainbus.cli.app import UsageError
 from trainbus.cli.options import config_options, json_option
-from trainbus.cli.output import NOTHING, note, print_json, stdout, table
+from trainbus.cli.output import NOTHING, note, print_json, print_table, stdout, table
 from trainbus.errors import ConfigError
 
 
@@ -42,6 +45,34 @@ def _settings(loaded: Loaded) -> list[dict[str, object]]:
         origin = loaded.origin(key)
         found.append({"key": key, "value": value, "source": origin.source, "where": origin.where or None})
     return found
+
+
+@command.command(name="settings")
+@click.argument("section", default="bus")
+@json_option
+def settings_(section: str, as_json: bool) -> None:
+    """List what can stand in SECTION: bus (the default), or plugin.NAME."""
+    schema = _schema(section)
+    found = settings(schema) if schema is not None else []
+    if as_json:
+        print_json(found)
+        return
+    rows = ((one.name, _default(one), one.allowed, one.meaning) for one in found)
+    print_table(table("setting", "default", "allowed", "meaning", rows=rows), empty=f"[{section}] has no settings.")
+
+
+def _schema(section: str) -> type[msgspec.Struct] | None:
+    if section == "bus":
+        return BusConfig
+    if section.startswith("plugin."):
+        from trainbus.cli.plugin_commands import schema_of_plugin
+
+        return schema_of_plugin(section.removeprefix("plugin."))
+    raise UsageError(f"There is no section `{section}` to list.", hint="Sections: bus, plugin.NAME.", found=section)
+
+
+def _default(setting: Setting) -> str | None:
+    return "must be set" if setting.required else toml_value(setting.default) or None
 
 
 @command.command()

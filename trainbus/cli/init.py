@@ -30,7 +30,7 @@ TAIL = """
 # `trainbus train` reads this section; `trainbus train --help` lists the same settings.
 [trainer]
 
-# Each plugin has a section of its own; `trainbus plugins info NAME` lists what can stand in it.
+# Each plugin has a section of its own; `trainbus config settings plugin.NAME` lists what can stand in it.
 {sections}
 """
 

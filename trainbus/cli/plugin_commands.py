@@ -1,25 +1,48 @@
-"""``trainbus NAME ...``: the commands that an installed plugin brings along (hook ``cli_commands``)."""
+"""What an installed plugin tells about itself in the command line's own process: its commands and its settings."""
 
 from __future__ import annotations
 
 from importlib.metadata import entry_points
 
 import click
+import msgspec
 import pluggy
+
+from trainbus.errors import PluginError
 
 ENTRY_POINT_GROUP = "trainbus.plugins"
 
 
 def commands_of_plugin(name: str) -> click.Command | None:
-    """The group of commands of the plugin with that entry-point name; None when there is no such plugin or it has none.
+    """``trainbus NAME ...``: the group of the plugin with that entry-point name; None when there is none or it has no commands.
 
     Raises:
         PluginError: The plugin can't be imported.
     """
+    manager = _load(name)
+    commands = [command for some in manager.hook.cli_commands() for command in some] if manager is not None else []
+    if not commands:
+        return None
+    return click.Group(name, commands={str(command.name): command for command in commands}, help=f"Commands of the plugin {name}.")
+
+
+def schema_of_plugin(name: str) -> type[msgspec.Struct] | None:
+    """The Struct of ``[plugin.NAME]``; None when the plugin has no settings.
+
+    Raises:
+        PluginError: There is no such plugin, or it can't be imported.
+    """
+    manager = _load(name)
+    if manager is None:
+        raise PluginError(f"No plugin {name} is installed.", hint="`trainbus plugins list` shows which are.", plugin=name)
+    schemas: list[type[msgspec.Struct]] = manager.hook.config_schema()
+    return schemas[0] if schemas else None
+
+
+def _load(name: str) -> pluggy.PluginManager | None:
     found = entry_points(group=ENTRY_POINT_GROUP, name=name)
     if not found:
         return None
-    from trainbus.errors import PluginError
     from trainbus.hookspecs import Hooks
 
     try:
@@ -27,10 +50,7 @@ def commands_of_plugin(name: str) -> click.Command | None:
         manager = pluggy.PluginManager("trainbus")
         manager.add_hookspecs(Hooks)
         manager.register(loaded() if isinstance(loaded, type) else loaded, name=name)
-        commands = [command for some in manager.hook.cli_commands() for command in some]
     except Exception as error:
         problem = f"The plugin {name} can't be loaded: {type(error).__name__}: {error}"
-        raise PluginError(problem, hint=f"`trainbus plugins check {name}` shows more.", plugin=name) from error
-    if not commands:
-        return None
-    return click.Group(name, commands={str(command.name): command for command in commands}, help=f"Commands of the plugin {name}.")
+        raise PluginError(problem, hint="Install what it needs, or ask those who made it.", plugin=name) from error
+    return manager
