@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -149,12 +150,16 @@ class SimulatedBroker:
         if self.paused:
             self._world.after(TICK_SECONDS, lambda: self._commit(generation, batch, fails=fails))
             return
-        error, deleted = None, 0
+        error: JournalError | None = None
+        deleted = 0
         if fails:
             self.failed_commits += 1
             error = JournalError("The disk is full.", hint="(injected)")
         else:
-            deleted = self._journal.append(batch)
+            try:
+                deleted = self._journal.append(batch)
+            except JournalError as refused:
+                error = refused
         self._world.after(COMMIT_SECONDS * self._world.random.random(), lambda: self._heard(generation, batch, deleted, error))
 
     def _heard(self, generation: int, batch: Batch, deleted: int, error: JournalError | None) -> None:
@@ -172,7 +177,7 @@ class SimulatedBroker:
     def _fan(self, frame: bytes) -> None:
         for listener in self.listeners:
             if self._world.random.random() >= self._weather.drop_frame:
-                self._world.after(self._weather.latency, lambda listener=listener, life=self._generation: self._arrive(listener, frame, life))  # type: ignore[misc]
+                self._world.after(self._weather.latency, partial(self._arrive, listener, frame, self._generation))
 
     def _arrive(self, listener: Listener, frame: bytes, generation: int) -> None:
         if generation == self._generation:

@@ -78,6 +78,7 @@ class SimulatedTrainer:
         self.published: list[bytes] = []
         self.alive = True
         self.orphaned_spool: Path | None = None
+        self.died_without_spool = False
         self._world, self._weather, self._broker = world, weather, broker
         identity = Identity(source=source, run=self.run, owner=True)
         self.spool = Spool(root, identity, segment_bytes=settings.spool_segment_bytes, total_bytes=settings.spool_bytes, allocate=allocate)
@@ -111,6 +112,9 @@ class SimulatedTrainer:
         if lock is not None:
             unlock(lock)  # the kernel does this when a process dies
             self.orphaned_spool = path
+        else:
+            # The disk was full from the beginning: what only the memory ring held has died with the process, as its warning had said.
+            self.died_without_spool = True
 
     def drain(self) -> None:
         """Somebody sends what the dead trainer's spool still holds."""
@@ -128,7 +132,7 @@ class SimulatedTrainer:
     @property
     def settled(self) -> bool:
         """Nothing is left to send."""
-        return self.orphaned_spool is None and (self.sending.link.settled or not self.published)
+        return self.died_without_spool or (self.orphaned_spool is None and (self.sending.link.settled or not self.published))
 
     def _prepare(self) -> None:
         """What the owner thread does for the spool at each tick."""

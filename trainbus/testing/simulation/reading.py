@@ -21,6 +21,8 @@ RECONNECT_SECONDS = 0.1
 ANSWER_SECONDS = 3.0
 """Without an answer for so long a reader connects anew, as the real one does."""
 MAX_DELIVER = 3
+HOOK_SECONDS = 0.2
+"""How long a hook works before it kills its process."""
 
 
 class Asking:
@@ -166,15 +168,15 @@ class MemoryMarks:
 class SimulatedHost:
     """A plugin host with a durable cursor. It may die before, in or after each hook; a poison event kills it each time.
 
-    ``handled`` keeps over its deaths what its hook has finished, which is what a plugin's effects in the world are.
+    ``handled`` keeps over its deaths what its hook has finished: a plugin's effects in the world. Dead letters count as finished.
     """
 
     def __init__(
         self, world: World, weather: Weather, broker: SimulatedBroker, name: str, choice: Filter, *, poison: int | None = None,
         commit_first: bool = False,
     ) -> None:  # fmt: skip
-        self.handled: list[int] = []
-        self.buried: list[int] = []
+        self.handled: list[tuple[int, bytes]] = []
+        self.buried = 0
         self.deaths = 0
         self.dies_in_hook = 0.0
         self._world, self._weather, self._broker = world, weather, broker
@@ -191,6 +193,7 @@ class SimulatedHost:
     def start(self) -> None:
         """A new process: it opens the cursor, then reads on from there."""
         self._life += 1
+        self._stuck = False
         life = self._life
         asking = Asking(self._world, self._weather, self._broker, f"{self._name}-{life}", lambda: self._reconnected(life))
         self._asking = asking
@@ -209,11 +212,12 @@ class SimulatedHost:
             self._asking.stop()
         self._world.after(0.3, lambda: self.start() if self._life == life else None)
 
-    @property
-    def settled(self) -> bool:
-        """Everything is handled, and the cursor says so."""
+    def settled(self, head: int) -> bool:
+        """Everything up to ``head`` is handled, and the cursor says so."""
         delivery, reader = self._delivery, self._reader
-        return delivery is not None and reader is not None and not delivery.uncommitted and self._commits.settled
+        if reader is None or reader.stream.position != head:
+            return False
+        return delivery is not None and not delivery.uncommitted and self._commits.settled
 
     def _open(self, life: int) -> None:
         if life != self._life or self._asking is None:
@@ -226,17 +230,24 @@ class SimulatedHost:
         cursor = msgspec.msgpack.decode(reply.result, type=wire.Cursor)
         self._delivery = Delivery(cursor.offset, self._marks, MAX_DELIVER)
         self._reader = SimulatedSubscriber(
-            self._world, self._weather, self._broker, f"{self._name}-{life}-reader", self._choice, start=cursor.offset, deliver=self._deliver
+            self._world,
+            self._weather,
+            self._broker,
+            f"{self._name}-{life}-reader",
+            self._choice,
+            start=cursor.offset,
+            deliver=self._deliver,
         )
         self._commit(life)
 
     def _deliver(self, offset: int, body: bytes) -> None:
         delivery, draw = self._delivery, self._world.random.random
-        if delivery is None:
+        if delivery is None or self._stuck:
             return
         verdict = delivery.admit(offset)
         if verdict == "bury":
-            self.buried.append(offset)
+            self.buried += 1
+            self.handled.append((offset, body))
             delivery.bury(offset)
         if verdict != "handle":
             return
@@ -244,9 +255,12 @@ class SimulatedHost:
             delivery.end(offset)
         delivery.begin(offset, b"on_step")
         if offset == self._poison or draw() < self.dies_in_hook:
-            self.kill()
+            # The hook works for a while before it kills the process; commits that are under way go on meanwhile.
+            self._stuck = True
+            life = self._life
+            self._world.after(HOOK_SECONDS, lambda: self.kill() if self._life == life else None)
             return
-        self.handled.append(offset)
+        self.handled.append((offset, body))
         delivery.end(offset)
 
     def _commit(self, life: int) -> None:
