@@ -16,6 +16,9 @@ from trainbus.bus.broker.records import Tables
 FORGET_AFTER = 3600.0
 """Seconds after which a source that ended is no longer shown by status; its seqs are in the journal."""
 
+ASK_PAUSE = 0.25
+"""Seconds before an unknown source is asked again to say hello."""
+
 
 class Publishers:
     """Answers publishers' messages and watches the owners among them.
@@ -37,6 +40,7 @@ class Publishers:
         self._outbox = outbox
         self._wall = wall
         self._released: dict[str, str] = {}
+        self._stranger = ("", now)
 
     @property
     def waiting(self) -> bool:
@@ -64,8 +68,7 @@ class Publishers:
         """A source says something."""
         feed = self.intake.heard(peer, message.source, now)
         if feed is None:
-            problem = f"Source {message.source[:64]} is unknown here: it has to say hello first."
-            self._outbox.send(peer, wire.Failure(code="hello", problem=problem, hint="A publisher says hello on every connection."))
+            self._ask_for_hello(peer, message.source, now)
             return
         if feed.owner:
             self._found(feed, self.liveness.heard(feed.source, feed.run, now))
@@ -125,6 +128,15 @@ class Publishers:
             )
             for feed in self.intake.feeds.values()
         ]
+
+    def _ask_for_hello(self, peer: bytes, source: str, now: float) -> None:
+        """Once in a while: several messages in flight are no reason to ask several times."""
+        asked, when = self._stranger
+        if asked == source and now - when < ASK_PAUSE:
+            return
+        self._stranger = (source, now)
+        problem = f"Source {source[:64]!r} is unknown here: it has to say hello first."
+        self._outbox.send(peer, wire.Failure(code="hello", problem=problem, hint="A publisher says hello on every connection."))
 
     def _beat(self, feed: Feed, message: wire.Beat) -> None:
         """Fanned out at once and never journaled: a heartbeat of the past is worth nothing."""

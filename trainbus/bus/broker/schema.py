@@ -72,25 +72,29 @@ def create(path: Path) -> None:
         fresh.touch(mode=0o600)
         connection = sqlite3.connect(fresh, isolation_level=None)
         try:
+            connection.execute("PRAGMA synchronous=OFF")  # nobody knows the file yet: synced once, below
             connection.execute("PRAGMA auto_vacuum=INCREMENTAL")
-            connection.execute("PRAGMA synchronous=FULL")
-            connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
-            connection.execute(f"PRAGMA user_version={SCHEMA}")
-            connection.executescript(f"BEGIN;{_TABLES}COMMIT;")
+            connection.executescript(f"BEGIN; PRAGMA application_id={APPLICATION_ID}; PRAGMA user_version={SCHEMA}; {_TABLES}")
             facts = {"journal": secrets.token_hex(8), "head": -1, "deleted": 0, "created": time.time_ns()}
             connection.executemany("INSERT INTO meta VALUES(?, ?)", facts.items())
+            connection.execute("COMMIT")
         finally:
             connection.close()
+        _sync(fresh)
         fresh.replace(path)
-        directory = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        _sync(path.parent)
     except (OSError, sqlite3.Error) as error:
         fresh.unlink(missing_ok=True)
         problem = f"The journal {path} can't be created: {error}."
         raise JournalError(problem, hint="Check free disk space and the folder's rights.", file=str(path)) from error
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def check_header(path: Path) -> None:
