@@ -14,7 +14,7 @@ COUNT = 6_000
 
 
 def test_a_flood_survives_two_kills_of_the_broker_in_every_readers_eyes(home):
-    """D3, D5: a reader from the beginning, one with a cursor that is reopened half way, and a filtered one; the broker dies twice by kill -9."""
+    """D3, D5: a reader from the beginning, one whose cursor is reopened half way, and a filtered one; the broker dies twice."""
     broker = RealBroker(home, heartbeat_interval=0.2)
     publisher = Publisher("a", root=home)
 
