@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import count
+from struct import Struct
 
 import zmq
-from zmq.utils.monitor import parse_monitor_message
 
 HEARTBEAT_MS = 5_000
 """A silent connection is probed this often (ZMTP ping), so that one cut without a word is noticed ..."""
@@ -15,6 +15,9 @@ HEARTBEAT_TIMEOUT_MS = 20_000
 RECONNECT_MS = 100
 RECONNECT_MAX_MS = 1_000
 """Pause between attempts to connect: doubled from the first to the second."""
+
+_EVENT = Struct("=Hi")
+"""A monitor's first frame: event and value (zmq_socket_monitor(3)). pyzmq's own parser would import asyncio."""
 
 _monitor_numbers = count()
 _EVENTS = zmq.Event.HANDSHAKE_SUCCEEDED | zmq.Event.DISCONNECTED
@@ -82,7 +85,7 @@ class Endpoint:
                 parts = self._monitor.recv_multipart(zmq.DONTWAIT)
             except zmq.Again:
                 break
-            if parse_monitor_message(parts)["event"] == zmq.Event.HANDSHAKE_SUCCEEDED:
+            if _EVENT.unpack(parts[0])[0] == zmq.Event.HANDSHAKE_SUCCEEDED:
                 self.connected = True
                 self.connections += 1
             elif self.connected:

@@ -145,7 +145,7 @@ class HistoryChecker:
     # --- the journal -----------------------------------------------------------------------------
 
     def _read_journal(self, found: list[Finding]) -> tuple[dict[str, dict[int, bytes]], dict[str, list[range]], dict[int, str]]:
-        """Bodies by source and seq, ranges of seqs that gap events explain, topics by offset; finds what is wrong with the order on the way."""
+        """Bodies by source and seq, ranges of seqs in gap events, topics by offset; finds what is wrong with the order."""
         seqs: dict[str, dict[int, bytes]] = {}
         gaps: dict[str, list[range]] = {}
         topics: dict[int, str] = {}
