@@ -1,159 +1,165 @@
-"""Requests to the broker over one DEALER that follows it wherever it listens. Nothing here blocks: see `trainbus.bus.waiting`."""
+"""The socket under a link: one DEALER that follows the broker, used by one thread.
+
+Without a fixed address the connection file is watched, so that a broker that starts, restarts or moves is found. A changed address
+gets a fresh socket. ZMQ_IMMEDIATE makes libzmq drop what was queued for a connection that broke: the link sends it again itself.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, TypeVar
+import contextlib
+import struct
+from collections.abc import Iterable
+from pathlib import Path
 
+import msgspec
 import zmq
-from msgspec import Struct
 
 from trainbus.bus import wire
-from trainbus.bus.clock import Clock
-from trainbus.bus.endpoint import Endpoint
-from trainbus.bus.exchange import Exchange, Ticket
-from trainbus.bus.finder import Finder
-from trainbus.bus.home import Connection
-from trainbus.bus.waiting import Waiting
-from trainbus.errors import ConfigError, UnreachableError
+from trainbus.bus.home import Connection, connection_file, read_connection
+from trainbus.bus.link import Link, State
+from trainbus.errors import UnreachableError
 
-T = TypeVar("T")
+FOLLOW_SECONDS = 0.5
+"""How often the connection file is looked at: one stat, 2 microseconds."""
+HIGH_WATER_MARK = 1_000
+BYE_LINGER_MS = 200
+"""How long closing waits for the last message to leave."""
+RECONNECT_MS, RECONNECT_MAX_MS = 100, 2_000
+PING_MS, PING_TIMEOUT_MS = 5_000, 15_000
+"""ZMTP heartbeats: they only find connections that broke without a word. Liveness is judged from acknowledgements."""
 
-LOOK_SECONDS = 0.25
-"""How often the connection file is looked at, and so the longest sleep."""
+_monitor_event = struct.Struct("=hi")
 
 
-class ChannelStats(Struct, frozen=True, kw_only=True):
-    """``connections`` counts established ones, ``moves`` the times that the broker was found elsewhere."""
-
-    connected: bool
-    router: str
-    connections: int
-    moves: int
-    asked: int
-    answered: int
-    refused: int
-    repeated: int
-    waiting: int
+def _events(socket: zmq.Socket[bytes]) -> int:
+    return int(socket.get(zmq.EVENTS))
 
 
 class Channel:
-    """Requests and answers. Belongs to one thread (or event loop) at a time.
+    """Moves a link's messages. Made, used and closed by one thread."""
 
-    Args:
-        finder: Where the broker is.
-        clock: For deadlines.
-    """
-
-    def __init__(self, finder: Finder, clock: Clock) -> None:
-        self.finder = finder
-        self.clock = clock
-        self.exchange = Exchange()
-        self.where: Connection | None = None
-        self.moves = 0
-        self.losses = 0
-        self.closed = False
-        self._endpoint = Endpoint(zmq.DEALER)
+    def __init__(self, link: Link, *, root: Path, router: str | None = None) -> None:
+        self.link = link
+        self.undecodable = 0
+        self._fixed = router
+        self._file = connection_file(root)
+        self._root = root
+        self._address: str | None = None
+        self._seen: tuple[int, int] | None = None
         self._look_at = 0.0
-
-    def ask(self, request: wire.AnyRequest, result: type[T]) -> Ticket[T]:
-        """Queue a request; `work` sends it as soon as there is a connection."""
-        return self.exchange.ask(request, result)
-
-    def work(self) -> bool:
-        """Do what can be done now: follow the broker, send, receive until nothing is left. True when something moved."""
-        if self.closed:
-            return False
-        self._follow()
-        if self._endpoint.watch():
-            self._broke()
-        moved = False
-        while (frame := self.exchange.outgoing()) is not None and self._endpoint.send(frame):
-            self.exchange.sent()
-            moved = True
-        while (answer := self._endpoint.receive()) is not None:
-            self.exchange.received(answer)
-            moved = True
-        return moved
-
-    def answer(self, ticket: Ticket[T], timeout: float | None) -> Waiting[T]:
-        """Wait for the answer to ``ticket``; None waits for as long as it takes.
-
-        Raises:
-            UnreachableError: No answer in time; at once when nothing was ever heard from a broker that is certainly not there.
-            RefusedError: The broker refused.
-            ProtocolError: The broker speaks another version.
-        """
-        begin = self.clock.now()
-        try:
-            while True:
-                while self.work():
-                    pass
-                if ticket.done:
-                    return ticket.result()
-                if self.closed:
-                    raise UnreachableError("The client was closed while it waited for an answer.", hint="Close it after its last request.")
-                waited = self.clock.now() - begin
-                if timeout is not None and (waited >= timeout or (not self._endpoint.connections and self.finder.hopeless())):
-                    raise self.finder.unreachable(waited, f"asked: {type(ticket.request).__name__}")
-                yield LOOK_SECONDS if timeout is None else min(LOOK_SECONDS, timeout - waited)
-        finally:
-            self.exchange.forget(ticket)
-
-    def call(self, request: wire.AnyRequest, result: type[T], timeout: float | None) -> Waiting[T]:
-        """Ask and wait for the answer."""
-        return self.answer(self.ask(request, result), timeout)
-
-    def sockets(self) -> Sequence[zmq.Socket[bytes]]:
-        """What to watch while waiting."""
-        return self._endpoint.sockets()
-
-    def close(self) -> None:
-        """Drop the connection and what was not sent."""
-        self.closed = True
-        self._endpoint.close()
+        self._context = zmq.Context()
+        self._socket: zmq.Socket[bytes] | None = None
+        self._monitor: zmq.Socket[bytes] | None = None
+        self._blocked = False
 
     @property
-    def connected(self) -> bool:
-        """Whether there is a connection that has shaken hands."""
-        return self._endpoint.connected
+    def address(self) -> str | None:
+        """The broker that this channel is connected, or trying to connect, to."""
+        return self._address
 
-    def stats(self) -> ChannelStats:
-        """Figures at this moment."""
-        counts: Any = self.exchange.stats()
-        return ChannelStats(
-            connected=self.connected,
-            router=self.where.router if self.where else "",
-            connections=self._endpoint.connections,
-            moves=self.moves,
-            asked=counts.asked,
-            answered=counts.answered,
-            refused=counts.refused,
-            repeated=counts.repeated,
-            waiting=counts.waiting,
-        )
+    def pump(self, now: float, *, flush: bool = True) -> None:
+        """Take in what came, send what is due. Never waits."""
+        self._follow(now)
+        socket, link = self._socket, self.link
+        if socket is None:
+            return
+        self._watch(now)
+        while _events(socket) & zmq.POLLIN:
+            frame = socket.recv(zmq.NOBLOCK)
+            try:
+                message = wire.decode_message(frame)
+            except msgspec.DecodeError:  # a newer broker's message: the answer to something that we didn't say
+                self.undecodable += 1
+                continue
+            link.receive(message, now)
+        self._blocked = False
+        while link.state is not State.OFFLINE:
+            if not _events(socket) & zmq.POLLOUT:
+                self._blocked = True
+                break
+            outgoing = link.poll(now, flush=flush)
+            if outgoing is None:
+                break
+            socket.send(wire.encode(outgoing), zmq.NOBLOCK)
 
-    def _follow(self) -> None:
-        now = self.clock.now()
+    def wait(self, timeout: float, wake: Iterable[int] = ()) -> None:
+        """Wait until something can be pumped, one of the file descriptors ``wake`` is readable, or ``timeout`` seconds are over."""
+        poller = zmq.Poller()
+        for fd in wake:
+            poller.register(fd, zmq.POLLIN)
+        if self._socket is not None and self._monitor is not None:
+            poller.register(self._socket, zmq.POLLIN | zmq.POLLOUT if self._blocked else zmq.POLLIN)
+            poller.register(self._monitor, zmq.POLLIN)
+        poller.poll(max(0, int(timeout * 1000 + 0.999)))
+
+    def wake_at(self) -> float:
+        """When `pump` is due even if nothing happens."""
+        return self._look_at if self._blocked else min(self.link.wake_at(), self._look_at)
+
+    def close(self) -> None:
+        """Close the socket, waiting shortly for what was just sent, and end the context's threads."""
+        self._disconnect(linger=BYE_LINGER_MS if self.link.said_bye else 0)
+        self._context.destroy(linger=0)
+
+    def _follow(self, now: float) -> None:
         if now < self._look_at:
             return
-        self._look_at = now + LOOK_SECONDS
-        where = self.finder.look()
-        # A file that is gone says nothing new: the old connection stays until another place is named.
-        if where is None or where == self.where:
+        if self._fixed is not None:
+            self._look_at = float("inf")
+            self._connect(self._fixed)
             return
-        if self.where is not None:
-            self.moves += 1
-            self._broke()
-        self.where = where
+        self._look_at = now + FOLLOW_SECONDS
         try:
-            self._endpoint.open(where.router)
-        except zmq.ZMQError as error:
-            hint = "An address looks like tcp://127.0.0.1:5555; `trainbus status` prints the broker's."
-            raise ConfigError(
-                f"{where.router!r} is no address that can be connected to: {error}.", hint=hint, found=where.router
-            ) from error
+            stat = self._file.stat()
+        except OSError:
+            return  # a broker that is being restarted; the old socket goes on trying
+        seen = (stat.st_ino, stat.st_mtime_ns)
+        if seen == self._seen:
+            return
+        try:
+            connection: Connection = read_connection(self._root)
+        except UnreachableError:
+            return
+        self._seen = seen
+        if self._socket is not None:
+            self._disconnect(linger=0)
+            self.link.disconnected(now)
+        self._connect(connection.router)
 
-    def _broke(self) -> None:
-        self.losses += 1
-        self.exchange.disconnected()
+    def _connect(self, address: str) -> None:
+        socket = self._context.socket(zmq.DEALER)
+        try:
+            socket.set(zmq.LINGER, 0)
+            socket.set(zmq.IMMEDIATE, 1)
+            socket.set(zmq.SNDHWM, HIGH_WATER_MARK)
+            socket.set(zmq.RCVHWM, HIGH_WATER_MARK)
+            socket.set(zmq.MAXMSGSIZE, wire.MAX_MESSAGE_BYTES)
+            socket.set(zmq.RECONNECT_IVL, RECONNECT_MS)
+            socket.set(zmq.RECONNECT_IVL_MAX, RECONNECT_MAX_MS)
+            socket.set(zmq.HEARTBEAT_IVL, PING_MS)
+            socket.set(zmq.HEARTBEAT_TIMEOUT, PING_TIMEOUT_MS)
+            self._monitor = socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED)
+            self._monitor.set(zmq.LINGER, 0)
+            self._socket, self._address = socket, address
+            socket.connect(address)
+        except zmq.ZMQError as error:
+            self._disconnect(linger=0)
+            self.link.problem = f"{address} is no address to connect to: {error}"
+
+    def _disconnect(self, *, linger: int) -> None:
+        socket, self._socket, self._address = self._socket, None, None
+        self._monitor = None
+        if socket is not None:
+            with contextlib.suppress(zmq.ZMQError):
+                socket.disable_monitor()
+            socket.close(linger=linger)
+
+    def _watch(self, now: float) -> None:
+        """Tell the link of connections made and broken, in order."""
+        monitor = self._monitor
+        while monitor is not None and _events(monitor) & zmq.POLLIN:
+            event, _ = _monitor_event.unpack(monitor.recv_multipart(zmq.NOBLOCK)[0])
+            if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+                self.link.connected(now)
+            elif event == zmq.EVENT_DISCONNECTED:
+                self.link.disconnected(now)

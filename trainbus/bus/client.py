@@ -1,4 +1,4 @@
-"""Requests to the broker: `Client` for threads, `AsyncClient` for event loops. What they share is in `trainbus.bus.channel`."""
+"""Requests to the broker: `Client` for threads, `AsyncClient` for event loops. What they share is in `trainbus.bus.dealer`."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, Literal, Self, TypeAlias, TypeVar, cast
 
 from trainbus.bus import wire
-from trainbus.bus.channel import Channel, ChannelStats
 from trainbus.bus.clock import SystemClock
+from trainbus.bus.dealer import Dealer, DealerStats
 from trainbus.bus.events import AnyEvent, decode
 from trainbus.bus.filter import Filter
 from trainbus.bus.finder import Finder
@@ -33,23 +33,23 @@ _NAMED = dict[str, Any]
 
 
 class _Connected:
-    """What both clients are: a channel, a default timeout, figures."""
+    """What both clients are: a dealer, a default timeout, figures."""
 
     def __init__(self, router: str | None = None, *, root: Path | None = None, timeout: float = TIMEOUT_SECONDS) -> None:
         self._clock = SystemClock()
         self._finder = Finder(root, router)
-        self._channel = Channel(self._finder, self._clock)
+        self._dealer = Dealer(self._finder, self._clock)
         self._router, self._root = router, root
         self.timeout = timeout
 
     def __repr__(self) -> str:
-        state = "closed" if self._channel.closed else "connected" if self._channel.connected else "not connected"
-        where = self._channel.where
+        state = "closed" if self._dealer.closed else "connected" if self._dealer.connected else "not connected"
+        where = self._dealer.where
         return f"{type(self).__name__}({where.router if where else self._finder.look()}, {state})"
 
-    def stats(self) -> ChannelStats:
+    def stats(self) -> DealerStats:
         """Figures at this moment."""
-        return self._channel.stats()
+        return self._dealer.stats()
 
 
 class Client(_Connected):
@@ -80,7 +80,7 @@ class Client(_Connected):
     def close(self) -> None:
         """Disconnect."""
         with self._turn:
-            self._channel.close()
+            self._dealer.close()
 
     def call(self, request: wire.AnyRequest, result: type[T], *, timeout: float | None = None) -> T:
         """Make any request; ``result`` is the type that the request's docstring names."""
@@ -89,7 +89,7 @@ class Client(_Connected):
             hint = "Give threads that must not wait for each other a client each."
             raise UnreachableError(f"Other requests of this client took longer than {timeout:.1f} s.", hint=hint, waited=timeout)
         try:
-            return run(self._channel.call(request, result, timeout), self._channel.sockets)
+            return run(self._dealer.call(request, result, timeout), self._dealer.sockets)
         finally:
             self._turn.release()
 
@@ -177,12 +177,12 @@ class Client(_Connected):
 
     def _keep(self, lease: Lease, ended: threading.Event) -> None:
         # Not over the client's own connection: a long request of another thread would hold up the renewal.
-        channel = Channel(Finder(self._root, self._router), self._clock)
+        dealer = Dealer(Finder(self._root, self._router), self._clock)
         try:
             while not lease.lost and not ended.wait(lease.pause()):
-                run(lease.renew(channel), channel.sockets)
+                run(lease.renew(dealer), dealer.sockets)
         finally:
-            channel.close()
+            dealer.close()
 
     def leases(self) -> list[wire.Lease]:
         """All leases that are held now."""
@@ -205,7 +205,7 @@ class AsyncClient(_Connected):
 
     def __init__(self, router: str | None = None, *, root: Path | None = None, timeout: float = TIMEOUT_SECONDS) -> None:
         super().__init__(router, root=root, timeout=timeout)
-        self._waiter = Waiter(self._channel.sockets, lambda: self._channel.exchange.progress)
+        self._waiter = Waiter(self._dealer.sockets, lambda: self._dealer.exchange.progress)
 
     async def __aenter__(self) -> Self:
         return self
@@ -215,11 +215,11 @@ class AsyncClient(_Connected):
 
     async def close(self) -> None:
         """Disconnect."""
-        self._channel.close()
+        self._dealer.close()
 
     async def call(self, request: wire.AnyRequest, result: type[T], *, timeout: float | None = None) -> T:
         """As `Client.call`."""
-        return await self._waiter.run(self._channel.call(request, result, self.timeout if timeout is None else timeout))
+        return await self._waiter.run(self._dealer.call(request, result, self.timeout if timeout is None else timeout))
 
     async def status(self) -> wire.BrokerStatus:
         """As `Client.status`."""
@@ -294,7 +294,7 @@ class AsyncClient(_Connected):
     async def _keep(self, lease: Lease) -> None:
         while not lease.lost:
             await asyncio.sleep(lease.pause())
-            await self._waiter.run(lease.renew(self._channel))
+            await self._waiter.run(lease.renew(self._dealer))
 
     async def leases(self) -> list[wire.Lease]:
         """As `Client.leases`."""

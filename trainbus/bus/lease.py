@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from trainbus.bus import wire
-from trainbus.bus.channel import Channel
 from trainbus.bus.clock import Clock
+from trainbus.bus.dealer import Dealer
 from trainbus.bus.waiting import Waiting
 from trainbus.errors import RefusedError, TrainbusError, UnreachableError
 
@@ -60,11 +60,11 @@ class Lease:
         """Seconds until the next renewal."""
         return max(MIN_PAUSE_SECONDS, min(self.ttl / RENEWALS, (self._ends - self._clock.now()) / 2))
 
-    def renew(self, channel: Channel) -> Waiting[None]:
+    def renew(self, dealer: Dealer) -> Waiting[None]:
         """One attempt to renew it. A broker that can't be reached is asked again after `pause`, until the lease is lost."""
         asked = self._clock.now()
         try:
-            answer = yield from channel.call(wire.RenewLease(id=self.id, ttl=self.ttl), wire.Lease, self.ttl / RENEWALS)
+            answer = yield from dealer.call(wire.RenewLease(id=self.id, ttl=self.ttl), wire.Lease, self.ttl / RENEWALS)
         except UnreachableError:
             return
         except TrainbusError:

@@ -10,16 +10,16 @@ import zmq
 from msgspec import Struct
 
 from trainbus.bus import wire
-from trainbus.bus.channel import LOOK_SECONDS, Channel
 from trainbus.bus.clock import Clock, SystemClock
 from trainbus.bus.commits import Commits
+from trainbus.bus.dealer import LOOK_SECONDS, Dealer
 from trainbus.bus.endpoint import Endpoint
 from trainbus.bus.exchange import Ticket
 from trainbus.bus.filter import Filter
 from trainbus.bus.finder import Finder
 from trainbus.bus.stream import Question, Record, Stream
 from trainbus.bus.waiting import Waiting
-from trainbus.errors import ConfigError, TrainbusError
+from trainbus.errors import ConfigError, RefusedError, TrainbusError
 
 HIGH_WATER_MARK = 10_000
 """Fan-out frames that may wait unread; what comes beyond is dropped, and fetched from the journal later."""
@@ -29,6 +29,9 @@ SILENCE_SECONDS = 5.0
 
 FRAMES_AT_ONCE = 500
 """Frames read before somebody looks at the clock again."""
+
+BUSY = "busy"
+"""Code of a broker that has too much to do at the moment: it is asked again after a while."""
 
 
 class Options(TypedDict, total=False):
@@ -106,7 +109,7 @@ class Reading:
             )
         self.choice = Filter(kinds, runs)
         self.clock = clock or SystemClock()
-        self.channel = Channel(Finder(root, router, xpub), self.clock)
+        self.dealer = Dealer(Finder(root, router, xpub), self.clock)
         self.cursor: wire.Cursor | None = None
         self.commits = Commits(consumer) if consumer else None
         self._fanout = Endpoint(zmq.SUB, subscriptions=self.choice.subscriptions(), receive_high_water_mark=high_water_mark)
@@ -116,12 +119,13 @@ class Reading:
         self._asking: tuple[Question, Ticket[Any]] | None = None
         self._committing: Ticket[None] | None = None
         self._failure: TrainbusError | None = None
+        self._ask_at = 0.0
         self._seen = (0, 0)
         self._moves = -1
         self._reconnections = 0
         self._heard = self.clock.now()
         if consumer:
-            self._opening = self.channel.ask(wire.OpenCursor(consumer=consumer, start=start), wire.Cursor)
+            self._opening = self.dealer.ask(wire.OpenCursor(consumer=consumer, start=start), wire.Cursor)
         else:
             self._stream = Stream(self.choice, start=-1 if start == "beginning" else start, journal=journal)
 
@@ -137,8 +141,8 @@ class Reading:
             waited = self.clock.now() - begin
             if (
                 waited >= timeout
-                or (self.channel.where is None and not moved)
-                or (not self.channel.connected and self.channel.finder.hopeless())
+                or (self.dealer.where is None and not moved)
+                or (not self.dealer.connected and self.dealer.finder.hopeless())
             ):
                 return False
             yield 0 if moved else min(LOOK_SECONDS, timeout - waited)
@@ -146,7 +150,7 @@ class Reading:
     def fetch(self, timeout: float | None) -> Waiting[list[Record]]:
         """Wait for events; an empty list when the time is over, or the subscriber was closed."""
         begin = self.clock.now()
-        while not self.channel.closed:
+        while not self.dealer.closed:
             moved = self.work()
             if self._stream is not None and self._stream.has_ready:
                 return self._stream.take()
@@ -181,10 +185,10 @@ class Reading:
         """
         if self._failure is not None:
             raise self._failure
-        if self.channel.closed:
+        if self.dealer.closed:
             return False
         try:
-            moved = self.channel.work()
+            moved = self.dealer.work()
             self._follow()
             moved = self._listen() or moved
             moved = self._collect() or moved
@@ -196,27 +200,27 @@ class Reading:
     def _follow(self) -> None:
         """Keep the fan-out where the broker is. Every connection lost or made counts as a gap."""
         now = self.clock.now()
-        if self.channel.where is not None and self.channel.moves != self._moves:
-            self._moves = self.channel.moves
+        if self.dealer.where is not None and self.dealer.moves != self._moves:
+            self._moves = self.dealer.moves
             self._open_fanout(now)
         broke = self._fanout.watch()
         if self._fanout.connected and now - self._heard > SILENCE_SECONDS and not self._fanout.waiting():
             self._open_fanout(now)
             broke = True
-        seen = (self._fanout.connections, self.channel.losses)
+        seen = (self._fanout.connections, self.dealer.losses)
         if seen != self._seen or broke:
             self._reconnections += broke or seen[1] != self._seen[1]
             self._seen = seen
             self._heard = now
             if self._asking is not None:
-                self.channel.exchange.forget(self._asking[1])
+                self.dealer.exchange.forget(self._asking[1])
                 self._asking = None
             if self._stream is not None:
                 self._stream.reconnected()
 
     def _open_fanout(self, now: float) -> None:
-        if self.channel.where is not None:
-            self._fanout.open(self.channel.where.xpub)
+        if self.dealer.where is not None:
+            self._fanout.open(self.dealer.where.xpub)
             self._heard = now
 
     def _listen(self) -> bool:
@@ -241,7 +245,7 @@ class Reading:
             moved = True
         if self._asking is not None and self._asking[1].done and self._stream is not None:
             (question, ticket), self._asking = self._asking, None
-            self._stream.answered(question, ticket.result())
+            self._answered(self._stream, question, ticket)
             moved = True
         if self._committing is not None and self._committing.done and self.commits is not None:
             ticket, self._committing = self._committing, None
@@ -250,14 +254,24 @@ class Reading:
             moved = True
         return moved
 
+    def _answered(self, stream: Stream, question: Question, ticket: Ticket[Any]) -> None:
+        try:
+            stream.answered(question, ticket.result())
+        except RefusedError as error:
+            if error.facts.get("code") != BUSY:
+                raise
+            stream.unanswered()
+            self._ask_at = self.clock.now() + LOOK_SECONDS
+
     def _ask(self) -> bool:
         moved = False
-        if self._stream is not None and self._asking is None and (question := self._stream.wanted()) is not None:
+        free = self._asking is None and self.clock.now() >= self._ask_at
+        if self._stream is not None and free and (question := self._stream.wanted()) is not None:
             result: type[Any] = wire.BrokerStatus if isinstance(question, wire.Status) else wire.Page
-            self._asking = (question, self.channel.ask(question, result))
+            self._asking = (question, self.dealer.ask(question, result))
             moved = True
         if self.commits is not None and self.cursor is not None and (request := self.commits.next()) is not None:
-            self._committing = self.channel.ask(request, type(None))
+            self._committing = self.dealer.ask(request, type(None))
             moved = True
         return moved
 
@@ -265,18 +279,18 @@ class Reading:
 
     def sockets(self) -> Sequence[zmq.Socket[bytes]]:
         """What to watch while waiting."""
-        return [*self.channel.sockets(), *self._fanout.sockets()]
+        return [*self.dealer.sockets(), *self._fanout.sockets()]
 
     def close(self) -> None:
         """Disconnect."""
-        self.channel.close()
+        self.dealer.close()
         self._fanout.close()
 
     def stats(self, waiting: int, delivered: int) -> SubscriberStats:
         """Figures at this moment, for a subscriber that has handed out ``delivered`` events and holds ``waiting`` more."""
         stream = self._stream.stats() if self._stream is not None else None
         return SubscriberStats(
-            connected=self.channel.connected and self._fanout.connected,
+            connected=self.dealer.connected and self._fanout.connected,
             journal=stream.journal if stream else self._journal,
             position=stream.position if stream else None,
             head=stream.head if stream else -1,

@@ -23,7 +23,7 @@ from trainbus.bus.events import Command
 from trainbus.bus.link import Link, State
 from trainbus.bus.outbox import Outbox
 from trainbus.bus.spool import Identity
-from trainbus.bus.uplink import Channel
+from trainbus.bus.channel import Channel
 from trainbus.errors import TrainbusError
 
 if TYPE_CHECKING:

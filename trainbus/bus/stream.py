@@ -147,10 +147,14 @@ class Stream:
             self._page(question, answer)
         self._advance()
 
+    def unanswered(self) -> None:
+        """What `wanted` gave out was not answered, and may be asked again."""
+        self._asked = None
+
     # --- what goes out ---------------------------------------------------------------------------
 
     def wanted(self) -> Question | None:
-        """The request to make now, or None. Each is given out once; `answered` or `reconnected` ends it."""
+        """The request to make now, or None. Each is given out once; `answered`, `unanswered` or `reconnected` ends it."""
         if self._asked is not None or len(self._ready) > self._page_events:
             return None
         if self._unsure:

@@ -41,7 +41,7 @@ class _Delivery(Generic[E]):
 
     def __repr__(self) -> str:
         stats = self.stats()
-        state = "closed" if self._reading.channel.closed else "connected" if stats.connected else "not connected"
+        state = "closed" if self._reading.dealer.closed else "connected" if stats.connected else "not connected"
         return f"{type(self).__name__}({self._reading.choice}, position={stats.position}, {state})"
 
     @property
@@ -162,7 +162,7 @@ class Subscriber(_Delivery[E]):
 
     def close(self, timeout: float = CLOSE_SECONDS) -> bool:
         """Wait for commits to be acknowledged, and disconnect. False when some were not: their events come again."""
-        if self._reading.channel.closed:
+        if self._reading.dealer.closed:
             return True
         try:
             return run(self._reading.settle(timeout), self._reading.sockets)
@@ -241,7 +241,7 @@ class AsyncSubscriber(_Delivery[E]):
 
     async def close(self, timeout: float = CLOSE_SECONDS) -> bool:
         """As `Subscriber.close`."""
-        if self._reading.channel.closed:
+        if self._reading.dealer.closed:
             return True
         try:
             return await self._waiter.run(self._reading.settle(timeout))
