@@ -13,7 +13,6 @@ a failed commit therefore has exactly one layer of changes to roll back. Checkin
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
@@ -26,8 +25,8 @@ from trainbus.bus.broker.answers import failure
 from trainbus.bus.broker.batch import Batch, Contents
 from trainbus.bus.broker.draft import Draft, Numbers
 from trainbus.bus.broker.effects import Effect, Fan, PlanRetention, Send
-from trainbus.bus.broker.intake import MAX_INTEGER, MAX_NAME, Feed, Intake
-from trainbus.bus.broker.liveness import Liveness
+from trainbus.bus.broker.outbox import Outbox
+from trainbus.bus.broker.publishers import Publishers
 from trainbus.bus.broker.requests import Requests
 from trainbus.bus.config import BusConfig
 from trainbus.errors import TrainbusError
@@ -36,9 +35,6 @@ FIRST_PAUSE = 0.1
 """Seconds before the next commit after one that failed; doubled each time."""
 
 LONGEST_PAUSE = 5.0
-
-FORGET_AFTER = 3600.0
-"""Seconds after which a source that ended is no longer shown by status; its seqs are in the journal."""
 
 Authorize: TypeAlias = Callable[[bytes, wire.Message], str]
 """Asked for each message: why this peer may not send it, or "" when it may. Must not block."""
@@ -125,17 +121,14 @@ class BrokerCore:
         self._authorize = authorize
         self._tables = contents.tables
         self._numbers = Numbers(contents.tables)
-        self._intake = Intake(contents.tables.sources)
         self._requests = Requests(contents.tables, contents.journal, new_id=new_id, now=now, status=self.status)
-        self._liveness = Liveness(settings.lost_after, contents.tables.runs.values(), now)
-        self._effects: list[Effect] = []
-        self._own: deque[events.Event] = deque()
-        self._released: dict[str, str] = {}
+        self._outbox = Outbox()
+        self._publishers = Publishers(contents.tables, contents.journal, self._outbox, lost_after=settings.lost_after, wall=wall, now=now)
         self._flight: _Flight | None = None
         self._started = self._now = self._ticked = self._marked = self._planned = self._retry_at = now
         self._pause = 0.0
         self._deleted = contents.deleted
-        self._commits = self._failures = self._protocol_errors = 0
+        self._commits = self._failures = 0
         self._last_error = ""
 
     # --- what comes in ------------------------------------------------------------------------------
@@ -154,20 +147,23 @@ class BrokerCore:
         self._now = max(self._now, now)
         if refusal := self._authorize(peer, message):
             call = message.id if isinstance(message, wire.Call) else -1
-            self._send(peer, wire.Failure(id=call, code="forbidden", problem=refusal, hint="Ask for a key with another role."))
+            self._outbox.send(peer, wire.Failure(id=call, code="forbidden", problem=refusal, hint="Ask for a key with another role."))
         elif isinstance(message, wire.Events | wire.Skipped | wire.Beat | wire.Bye):
-            self._from_source(peer, message)
+            self._publishers.receive(peer, message, self._now)
         elif isinstance(message, wire.Call):
             if message.protocol == wire.PROTOCOL:
-                self._effects += self._requests.receive(peer, message, self.head, self._now)
+                self._outbox.effects += self._requests.receive(peer, message, self.head, self._now)
             else:
-                self._other_version(peer, message.id, message.protocol)
+                self._outbox.other_version(peer, message.id, message.protocol)
         elif isinstance(message, wire.Hello):
-            self._hello(peer, message)
+            feed = self._publishers.hello(peer, message, self._now)
+            if feed is not None and feed.owner:
+                self._requests.commands.owner_returned(feed.run)
+                self._deliver()
         elif isinstance(message, wire.Forwarded):
-            self._effects += self._requests.supervision.answered(peer, message)
+            self._outbox.effects += self._requests.supervision.answered(peer, message)
         else:
-            self._refuse(peer, -1, f"{type(message).__name__} is a message that only a broker sends.")
+            self._outbox.refuse(peer, -1, f"{type(message).__name__} is a message that only a broker sends.")
 
     def subscribed(self) -> None:
         """A subscriber asked for the commit markers: it needs not wait for the next one."""
@@ -183,23 +179,20 @@ class BrokerCore:
         if now - self._ticked > self._settings.lost_after / 2:
             self._requests.leases.resumed(now)
         self._ticked = self._now = max(self._now, now)
-        for watched in self._liveness.tick(now):
-            self._lose(watched)
-        self._effects += self._requests.supervision.tick(now)
+        self._publishers.tick(self._now)
+        self._outbox.effects += self._requests.supervision.tick(now)
         self._deliver()
         if now - self._marked >= self._settings.heartbeat_interval:
             self._mark(self.head, ())
         if retention.wanted(self._settings) and now - self._planned >= retention.INTERVAL:
             self._planned = now
-            self._effects.append(PlanRetention(self._wall()))
-        for feed in [feed for feed in self._intake.feeds.values() if feed.ended and now - feed.heard > FORGET_AFTER]:
-            del self._intake.feeds[feed.source]
+            self._outbox.effects.append(PlanRetention(self._wall()))
 
     # --- what goes out ------------------------------------------------------------------------------
 
     def take_effects(self) -> list[Effect]:
         """What has to be done since the last time."""
-        effects, self._effects = self._effects, []
+        effects, self._outbox.effects = self._outbox.effects, []
         return effects
 
     @property
@@ -210,26 +203,26 @@ class BrokerCore:
     @property
     def queued_bytes(self) -> int:
         """Size of the events that wait for a batch."""
-        return self._intake.queued_bytes
+        return self._publishers.intake.queued_bytes
 
     def take_batch(self) -> Batch | None:
         """What to commit next; None while a batch is under way, when there is nothing, or in the pause after a failure."""
         if self._flight is not None or self._now < self._retry_at or not self._waiting():
             return None
         draft = Draft(self._tables, self.head, self._numbers, self.source, self._wall())
-        own = list(self._own)
-        self._own.clear()
+        own = list(self._outbox.own)
+        self._outbox.own.clear()
         # The broker's own events first: what it noticed (a lost run) came before what now waits (a sign of life).
         for event in own:
             draft.make(structs.replace(event))
-        while not draft.full and (item := self._intake.take()) is not None:
+        while not draft.full and (item := self._publishers.intake.take()) is not None:
             draft.add(item)
         self._requests.leases.expire(self._now)
         answers = self._requests.apply(draft, self.head, self._now)
         self._fold_milestones(draft)
         deleting = self._requests.deletions.waiting
         delete = self._requests.deletions.next(draft)
-        released = self._release_owners()
+        released = self._publishers.release_owners()
         batch, fans = draft.finish(delete)
         flight = _Flight(batch, draft, fans, own, answers, released, deleting)
         if not batch.rows and not batch.changes and delete is None:
@@ -247,13 +240,14 @@ class BrokerCore:
         self._pause = 0.0
         self._settle(flight, deleted)
         for feed in flight.draft.feeds.values():
-            self._send(feed.peer, wire.Ack(source=feed.source, expected=self._intake.expected(feed.source)))
-        self._effects += [Fan(wire.pack_frame(topic, fanout)) for topic, fanout in flight.fans]
+            expected = self._publishers.intake.expected(feed.source)
+            self._outbox.send(feed.peer, wire.Ack(source=feed.source, expected=expected))
+        self._outbox.effects += [Fan(wire.pack_frame(topic, fanout)) for topic, fanout in flight.fans]
         if flight.fans:
             self._mark(previous, [topic.decode() for topic, _ in flight.fans])
         for event, own in flight.draft.milestones:
             if isinstance(event, events.RunEnded) and not own:
-                self._liveness.ended(event.source, event.run)
+                self._publishers.liveness.ended(event.source, event.run)
         self._deliver()
 
     def commit_failed(self, batch: Batch, error: TrainbusError) -> None:
@@ -265,10 +259,10 @@ class BrokerCore:
         self._retry_at = self._now + self._pause
         self._tables.rollback()
         self._requests.settled()
-        self._own.extendleft(reversed(flight.own))
-        self._effects += self._intake.commit_failed()
+        self._outbox.own.extendleft(reversed(flight.own))
+        self._outbox.effects += self._publishers.intake.commit_failed()
         for peer, answer in flight.answers:
-            self._send(peer, failure(answer.id, error))
+            self._outbox.send(peer, failure(answer.id, error))
 
     def status(self) -> wire.BrokerStatus:
         """The broker's own figures."""
@@ -282,7 +276,7 @@ class BrokerCore:
             commit_failures=self._failures,
             last_error=self._last_error,
             supervisor=self._requests.supervision.pid,
-            sources=[self._source_status(feed) for feed in self._intake.feeds.values()],
+            sources=self._publishers.statuses(self._now),
             consumers=self._requests.cursors.listing(self.head),
             leases=len(self._requests.leases.listing(self._now)),
         )
@@ -293,87 +287,10 @@ class BrokerCore:
             head=self.head,
             commits=self._commits,
             commit_failures=self._failures,
-            protocol_errors=self._protocol_errors,
-            rejected=self._intake.rejected,
-            queued_bytes=self._intake.queued_bytes,
+            protocol_errors=self._outbox.protocol_errors,
+            rejected=self._publishers.intake.rejected,
+            queued_bytes=self.queued_bytes,
             last_error=self._last_error,
-        )
-
-    # --- sources ------------------------------------------------------------------------------------
-
-    def _hello(self, peer: bytes, message: wire.Hello) -> None:
-        if message.protocol != wire.PROTOCOL:
-            self._other_version(peer, -1, message.protocol)
-            return
-        if not message.source or len(message.source) > MAX_NAME or len(message.run) > MAX_NAME or "\0" in message.run:
-            self._refuse(peer, -1, f"Hello names source {message.source[:64]!r} and run {message.run[:64]!r}: that can't be.")
-            return
-        message.pid = min(max(message.pid, 0), MAX_INTEGER)
-        feed = self._intake.hello(peer, message, self._now)
-        if feed.owner:
-            self._found(feed, self._liveness.owner(feed.source, feed.run, self._now))
-            self._requests.commands.owner_returned(feed.run)
-        else:
-            self._liveness.left(feed.source)
-        self._send(peer, wire.Welcome(journal=self.journal, source=feed.source, expected=self._intake.expected(feed.source)))
-        self._deliver()
-
-    def _from_source(self, peer: bytes, message: wire.Events | wire.Skipped | wire.Beat | wire.Bye) -> None:
-        feed = self._intake.heard(peer, message.source, self._now)
-        if feed is None:
-            problem = f"Source {message.source[:64]} is unknown here: it has to say hello first."
-            self._send(peer, wire.Failure(code="hello", problem=problem, hint="A publisher says hello on every connection."))
-            return
-        if feed.owner:
-            self._found(feed, self._liveness.heard(feed.source, feed.run, self._now))
-        if isinstance(message, wire.Events):
-            self._effects += self._intake.events(feed, message, self._now)
-        elif isinstance(message, wire.Skipped):
-            self._effects += self._intake.skipped(feed, message, self._now)
-        elif isinstance(message, wire.Beat):
-            self._beat(feed, message)
-        else:
-            feed.ended = True
-            self._liveness.left(feed.source)
-            self._released[feed.source] = feed.run
-
-    def _beat(self, feed: Feed, message: wire.Beat) -> None:
-        """Fanned out at once and never journaled: a heartbeat of the past is worth nothing."""
-        feed.last_step = message.step if message.step is not None else feed.last_step
-        feed.rss = message.rss if message.rss is not None else feed.rss
-        beat = events.Heartbeat(
-            run=feed.run, source=feed.source, time=self._wall(), step=message.step, rss=message.rss, state=message.state
-        )
-        self._effects.append(Fan(wire.pack_frame(wire.topic(beat.kind, beat.run).encode(), wire.Fanout(-1, [(-1, events.encode(beat))]))))
-
-    def _lose(self, watched: liveness.Watched) -> None:
-        feed, record = self._intake.feeds.get(watched.source), self._tables.runs.get(watched.run)
-        deleted = record is None and feed is not None and feed.taken > 0
-        if deleted or (record is not None and record.state != "running"):
-            self._liveness.ended(watched.source, watched.run)
-            return
-        if feed:
-            feed.lost = True
-        self._own.extend(liveness.lost_events(watched, feed, record, self._now))
-
-    def _found(self, feed: Feed, lost_source: str | None) -> None:
-        feed.lost = False
-        if lost_source is not None:
-            self._own.append(liveness.found_event(feed.run, lost_source, f"Run {feed.run} gives signs of life again."))
-
-    def _source_status(self, feed: Feed) -> wire.SourceStatus:
-        states = {"lost": feed.lost, "ended": feed.ended, "draining": feed.draining}
-        return wire.SourceStatus(
-            source=feed.source,
-            run=feed.run,
-            host=feed.host,
-            pid=feed.pid,
-            owner=feed.owner,
-            expected=self._intake.expected(feed.source),
-            state=next((state for state, holds in states.items() if holds), "live"),
-            silent_for=self._now - feed.heard,
-            last_step=feed.last_step,
-            rss=feed.rss,
         )
 
     # --- batches ------------------------------------------------------------------------------------
@@ -381,11 +298,10 @@ class BrokerCore:
     def _waiting(self) -> bool:
         requests = self._requests
         return bool(
-            self._intake.queue
-            or self._own
+            self._publishers.waiting
+            or self._outbox.own
             or requests.waiting
             or requests.deletions.waiting
-            or self._released
             or requests.leases.expired(self._now)
         )
 
@@ -399,18 +315,9 @@ class BrokerCore:
                 self._requests.commands.result(event)
             elif isinstance(event, events.RunEnded) and event.outcome != "lost":
                 self._requests.commands.run_ended(event.run, draft)
-                lost_source = self._liveness.lost_source(event.run)
+                lost_source = self._publishers.liveness.lost_source(event.run)
                 if before.state == "lost" and lost_source is not None:
                     draft.make(liveness.found_event(event.run, lost_source, f"Run {event.run} was not lost: it {event.outcome}."))
-
-    def _release_owners(self) -> list[str]:
-        """Runs whose owner said bye have nobody whose silence would mean anything, also after a restart of the broker."""
-        released = list(self._released)
-        for source, run in self._released.items():
-            record = self._tables.runs.get(run)
-            if record is not None and record.owner == source and record.state == "running":
-                self._tables.runs.put(structs.replace(record, owner=""))
-        return released
 
     def _landed(self, batch: Batch) -> _Flight:
         flight = self._flight
@@ -423,40 +330,24 @@ class BrokerCore:
         """The flight's changes are durable (or there were none): give the answers."""
         self._tables.commit()
         self._requests.settled()
-        for source in flight.released:
-            self._released.pop(source, None)
-        self._effects += [Send(peer, answer) for peer, answer in flight.answers]
+        self._publishers.released(flight.released)
+        self._outbox.effects += [Send(peer, answer) for peer, answer in flight.answers]
         if flight.deleting and (answer := self._requests.deletions.committed(deleted)):
-            self._send(*answer)
+            self._outbox.send(*answer)
 
     def _mark(self, previous: int, topics: Sequence[str]) -> None:
         self._marked = self._now
         marker = wire.Commit(self.journal, previous, self.head, list(topics))
-        self._effects.append(Fan(wire.pack_frame(wire.COMMIT_TOPIC, marker)))
+        self._outbox.effects.append(Fan(wire.pack_frame(wire.COMMIT_TOPIC, marker)))
 
     def _deliver(self) -> None:
-        owners = {feed.run: feed for feed in self._intake.feeds.values() if feed.owner and not feed.ended}
+        owners = self._publishers.owners()
         for command in self._requests.commands.due(self._now):
             if feed := owners.get(command.run):
-                self._send(feed.peer, wire.Deliver(offset=command.offset, body=command.body))
+                self._outbox.send(feed.peer, wire.Deliver(offset=command.offset, body=command.body))
                 self._requests.commands.delivered(command.id, self._now)
 
     # --- what can't be served -----------------------------------------------------------------------
-
-    def _send(self, peer: bytes, message: wire.Message) -> None:
-        self._effects.append(Send(peer, message))
-
-    def _refuse(self, peer: bytes, call: int, problem: str) -> None:
-        self._protocol_errors += 1
-        hint = f"docs/protocol.md describes protocol {wire.PROTOCOL}, which this broker speaks."
-        self._send(peer, wire.Failure(id=call, code="protocol", problem=problem, hint=hint))
-
-    def _other_version(self, peer: bytes, call: int, protocol: int) -> None:
-        self._protocol_errors += 1
-        problem = f"The caller speaks protocol {protocol}, this broker protocol {wire.PROTOCOL}."
-        self._send(
-            peer, wire.Failure(id=call, code="protocol", problem=problem, hint="Install the same version of trainbus on both sides.")
-        )
 
     def _undecodable(self, peer: bytes, frame: bytes, error: Exception) -> None:
         """A newer version's message may be undecodable just because it is newer: say that, if its version can be read."""
@@ -465,6 +356,6 @@ class BrokerCore:
         except (msgspec.DecodeError, UnicodeDecodeError):
             salvage = _Salvage()
         if salvage.protocol != wire.PROTOCOL:
-            self._other_version(peer, salvage.id, salvage.protocol)
+            self._outbox.other_version(peer, salvage.id, salvage.protocol)
         else:
-            self._refuse(peer, salvage.id, f"A frame of {len(frame)} bytes is no message: {error}.")
+            self._outbox.refuse(peer, salvage.id, f"A frame of {len(frame)} bytes is no message: {error}.")

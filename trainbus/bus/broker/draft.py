@@ -78,11 +78,11 @@ class Draft:
         if isinstance(item, Missing):
             self.make(structs.replace(item.gap))
             return
-        topics, rows, offset, source = self._topics, self.rows, self.head, record.id
+        rows, offset, source = self.rows, self.head, record.id
+        topic, last_run, last_kind = None, "", ""
         for run, kind, seq, time, body in item.events:
-            topic = topics.get((run, kind))
-            if topic is None:
-                topic = self._topic(run, kind, time)
+            if topic is None or kind is not last_kind or run is not last_run:
+                topic, last_run, last_kind = self._topic(run, kind, time), run, kind
             offset += 1
             rows.append((offset, topic.run_id, topic.kind_id, source, seq, time, body))
             topic.events.append((offset, body))

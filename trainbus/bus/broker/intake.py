@@ -25,6 +25,8 @@ MAX_NAME = 512
 MAX_INTEGER = 2**62
 """Largest seq, time or step that is taken: it has to fit into SQLite's 64 bits."""
 
+_NO_TOPIC = ("\0", "\0")
+
 Checked: TypeAlias = tuple[str, str, int, int, bytes]
 """An event that may be journaled: run, kind, seq, time, body."""
 
@@ -163,17 +165,25 @@ class Intake:
     def _check(self, feed: Feed, bodies: list[bytes]) -> None:
         """Queue bodies from ``feed.taken`` on; one that is no event of this source and seq leaves a gap."""
         decode, source = events.decode_envelope, feed.source
-        seq, checked, size = feed.taken, [], 0
+        seq, size = feed.taken, 0
+        checked: list[Checked] = []
+        run, kind = _NO_TOPIC
         for body in bodies:
             try:
                 envelope = decode(body)
                 problem = "" if envelope.seq == seq and envelope.source == source else _foreign(envelope)
-                if not _is_topic(envelope.kind, envelope.run) or not 0 <= envelope.time <= MAX_INTEGER:
-                    problem = f"kind {envelope.kind[:64]!r}, run {envelope.run[:64]!r} or time {envelope.time} is out of range"
+                # Most events have the topic of the one before: it is checked once, and its strings keep their hashes.
+                if envelope.kind != kind or envelope.run != run:
+                    run, kind = envelope.run, envelope.kind
+                    if not _is_topic(kind, run):
+                        problem = f"kind {kind[:64]!r} or run {run[:64]!r} can't be part of a topic"
+                        run, kind = _NO_TOPIC
+                if not 0 <= envelope.time <= MAX_INTEGER:
+                    problem = f"time {envelope.time} is out of range"
             except (msgspec.DecodeError, UnicodeDecodeError) as error:
                 problem = f"the bytes are no event: {error}"
             if not problem:
-                checked.append((envelope.run, envelope.kind, seq, envelope.time, body))
+                checked.append((run, kind, seq, envelope.time, body))
                 size += len(body)
             else:
                 self.rejected += 1
