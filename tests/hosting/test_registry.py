@@ -43,3 +43,10 @@ def test_what_is_no_module_and_object_is_refused(target):
     """Paths and half targets are told apart from plugins."""
     with pytest.raises(PluginError, match="names no plugin"):
         development(target)
+
+
+@pytest.mark.parametrize("name", ["broker", "..", "a b", "x" * 65])
+def test_a_name_that_would_clash_or_lead_elsewhere_is_refused(site, name):
+    """It is also the name of a directory and of a log."""
+    with pytest.raises(PluginError, match="can't be named"):
+        development("my.pkg:thing", name)

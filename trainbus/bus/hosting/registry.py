@@ -6,6 +6,7 @@ The supervisor and the command line use this; the plugin's own code runs only in
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 from importlib.metadata import EntryPoint, entry_points
 
@@ -13,6 +14,11 @@ import msgspec
 
 from trainbus.errors import PluginError
 from trainbus.hookspecs import ENTRY_POINT_GROUP
+
+RESERVED = frozenset({"broker", "trainbus"})
+"""Names of what isn't a plugin but has a log and a line in the output as plugins have."""
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 
 class Installed(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,7 +43,7 @@ def find(name: str) -> Installed:
     """
     known = installed()
     if name in known:
-        return known[name]
+        return _usable(known[name])
     near = nearest(name, known)
     have = ", ".join(known) or "none"
     raise PluginError(
@@ -60,7 +66,7 @@ def development(target: str, name: str = "") -> Installed:
     if not all(part.isidentifier() for part in [*module.split("."), *attribute.split(".")]):
         raise PluginError(f"{target!r} names no plugin.", hint="Give an installed plugin's name, or module:object of one in development.")
     own = attribute.rsplit(".", 1)[-1].lower()
-    return Installed(name=name or own.removesuffix("plugin").strip("_") or own, target=target)
+    return _usable(Installed(name=name or own.removesuffix("plugin").strip("_") or own, target=target))
 
 
 def nearest(found: str, allowed: Iterable[str]) -> str:
@@ -72,6 +78,14 @@ def nearest(found: str, allowed: Iterable[str]) -> str:
 def closest(found: str, allowed: Iterable[str]) -> str:
     """The allowed name that looks most like what was found; empty when none does."""
     return next(iter(difflib.get_close_matches(found, list(allowed), n=1, cutoff=0.6)), "")
+
+
+def _usable(plugin: Installed) -> Installed:
+    """A plugin's name is also that of its directory and its log: it must not lead out of there."""
+    if _NAME.fullmatch(plugin.name) and plugin.name not in RESERVED:
+        return plugin
+    hint = f"Letters, digits, '_', '.' and '-', but not {' or '.join(sorted(RESERVED))}; change its entry point."
+    raise PluginError(f"A plugin can't be named {plugin.name!r}.", hint=hint, found=plugin.name)
 
 
 def _describe(point: EntryPoint) -> Installed:
