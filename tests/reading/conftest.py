@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from stand_in import Memory, StandIn
+
+from tests.reading.stand_in import Memory, StandIn
 
 
 @pytest.fixture(autouse=True)

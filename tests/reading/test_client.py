@@ -12,9 +12,9 @@ import time
 import msgspec
 import pytest
 import zmq
-from helpers import steps, until
-from stand_in import Memory
 
+from tests.reading.helpers import steps, until
+from tests.reading.stand_in import Memory
 from trainbus import AsyncSubscriber
 from trainbus.bus import wire
 from trainbus.bus.client import AsyncClient, Client

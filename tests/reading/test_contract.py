@@ -11,10 +11,10 @@ import threading
 
 import msgspec
 import pytest
-from helpers import read, steps, until
-from real_broker import RealBroker
-from stand_in import Memory, StandIn
 
+from tests.reading.helpers import read, steps, until
+from tests.reading.real_broker import RealBroker
+from tests.reading.stand_in import Memory, StandIn
 from trainbus import AsyncSubscriber, Client, Subscriber
 from trainbus.bus import events, wire
 from trainbus.bus.home import read_connection

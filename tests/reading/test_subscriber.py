@@ -8,9 +8,9 @@ import threading
 
 import msgspec
 import pytest
-from helpers import read, steps, until
-from stand_in import Memory, StandIn
 
+from tests.reading.helpers import read, steps, until
+from tests.reading.stand_in import Memory, StandIn
 from trainbus import AsyncSubscriber, Client, Subscriber
 from trainbus.bus import events, wire
 from trainbus.bus.home import connection_file

@@ -10,7 +10,7 @@ import pytest
 from trainbus.bus.config import BusConfig
 from trainbus.bus.publisher import Publisher
 
-SMALL = BusConfig(spool_segment_bytes=65_536, spool_bytes=10 * 65_536, memory_events=1_000, heartbeat_interval=0.2)
+SMALL = BusConfig(spool_segment_bytes=1_048_576, spool_bytes=20 * 1_048_576, memory_events=1_000, heartbeat_interval=0.2)
 
 
 @pytest.fixture(autouse=True)

@@ -6,6 +6,7 @@ spool as soon as it has one again. What the ring drops shows as a `Hole`, which 
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -19,6 +20,10 @@ PREFAULT_BYTES = 2 * 1024 * 1024
 """Pages made ready ahead of the writer: 60 ms of a tight loop, three ticks of the owner thread."""
 RETRY_SECONDS = 1.0
 """Pause between attempts to get a segment from a disk that had no room."""
+READY_SEGMENTS = 2
+"""Segments ready for a writer that is half through the present one."""
+YIELDS, YIELD_SECONDS = 200, 0.0005
+"""How often and how long publish() lets the owner thread run before it drops an event: 100 ms in all, until there is a segment again."""
 REFILL_EVENTS = 200
 """Events moved from ring to spool at a time, while publish() waits: about 0.1 ms."""
 
@@ -57,6 +62,7 @@ class Outbox:
         self._ring_first = 0
         self._memory_events = memory_events
         self._retry_at = 0.0
+        self._yields_left = YIELDS
 
     @classmethod
     def recover(cls, spool: Spool, segments: Iterable[Segment]) -> Outbox:
@@ -108,15 +114,25 @@ class Outbox:
         self.next = seq + 1
         self._counters[PUBLISHED] = seq + 1
         if len(self._ring) > self._memory_events:
+            self._make_room()
+        return len(self._ring) == 1
+
+    def _make_room(self) -> None:
+        """The ring is full. When nothing is known to be wrong, the owner thread was only kept from running: let it, within bounds."""
+        while not self.problem and self._yields_left > 0 and len(self._ring) > self._memory_events:
+            self._yields_left -= 1
+            time.sleep(YIELD_SECONDS)
+            self.refill()
+        while len(self._ring) > self._memory_events:
             self._forget(self._ring_first)
             self.dropped += 1
-        return len(self._ring) == 1
 
     def _activate(self, seq: int) -> Segment:
         segment = self._ready.popleft()
         segment.begin(seq)
         self._segments.append(segment)
         self._active = segment
+        self._yields_left = YIELDS
         self._counters = self.spool.counters
         self._counters[PUBLISHED] = self.next
         return segment
@@ -146,7 +162,8 @@ class Outbox:
         active = self._active
         if active is not None:
             active.prefault(active.tail + PREFAULT_BYTES)
-        if self._ready or (active is not None and not self._ring and active.tail * 2 < active.size) or now < self._retry_at:
+        enough = active is not None and not self._ring and active.tail * 2 < active.size
+        if len(self._ready) >= READY_SEGMENTS or (self._ready and active is None) or enough or now < self._retry_at:
             return
         try:
             segment = self.spool.segment()
@@ -189,6 +206,7 @@ class Outbox:
         self.spool.counters[ACKNOWLEDGED] = expected
         while self._segments and self._segments[0] is not self._active and self._segments[0].next <= expected:
             self.spool.recycle(self._segments.popleft())
+            self._retry_at = 0.0
 
     def close(self) -> bool:
         """Give the files up: nothing stays when everything is acknowledged (True), else what the spool holds stays for a drainer."""

@@ -161,6 +161,7 @@ class Spool:
         self._free: list[Segment] = []
         self._made = 0
         self._count = 0
+        self._orphan = False
         self._lock: int | None = None
         self._map: mmap.mmap | None = None
 
@@ -173,7 +174,7 @@ class Spool:
         """
         identity, _, _ = read_meta(path)
         spool = cls(path.parent.parent, identity, segment_bytes=1, total_bytes=1)
-        spool.path, spool._lock = path, lock
+        spool.path, spool._lock, spool._orphan = path, lock, True
         try:
             with (path / "meta").open("r+b") as file:
                 spool._attach(mmap.mmap(file.fileno(), 0))
@@ -207,9 +208,13 @@ class Spool:
         return segment
 
     def recycle(self, segment: Segment) -> None:
-        """Take back a segment whose events are all acknowledged."""
-        segment.retire()
-        self._free.append(segment)
+        """Take back a segment whose events are all acknowledged: to be used again, or, of an orphan, to be removed."""
+        if self._orphan:
+            segment.close()
+            segment.path.unlink(missing_ok=True)
+        else:
+            segment.retire()
+            self._free.append(segment)
 
     def close(self, segments: Iterable[Segment], *, keep: bool) -> None:
         """Unmap and unlock. With ``keep`` only what ``segments`` hold stays, for whoever drains it; otherwise nothing."""

@@ -1,1 +1,1 @@
-"""Finds anomalies in steps, evals and samples, and says so by alerts."""
+"""Alerts on the numbers of a training run: non-finite values, spikes, outliers, new best models."""

@@ -1,0 +1,132 @@
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+from aiohttp import web
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch):
+    """No test touches the state of this machine."""
+    monkeypatch.setenv("TRAINBUS_HOME", str(tmp_path / "home"))
+
+
+class ChatServer:
+    """An OpenAI-compatible server on loopback in a thread of its own, which can be told to misbehave.
+
+    ``mode`` is what the next answers look like; ``answer`` makes the text from the last user message.
+    """
+
+    def __init__(self) -> None:
+        self.mode = "good"
+        self.answer: Callable[[str], str] = lambda prompt: str(eval(prompt.rstrip("?").strip(), {"__builtins__": {}}))  # sums of the test
+        self.requests: list[dict] = []
+        self.headers: list[dict] = []
+        self.at_once = self.most_at_once = 0
+        self.held = threading.Event()
+        self.held.set()
+        self.port = 0
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+        self._runner: web.AppRunner | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/v1"
+
+    def listen(self) -> None:
+        self._on_loop(self._listen())
+
+    def hang_up(self) -> None:
+        self._on_loop(self._hang_up())
+
+    def close(self) -> None:
+        self.held.set()
+        self.hang_up()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def _on_loop(self, work) -> None:
+        asyncio.run_coroutine_threadsafe(work, self._loop).result(10)
+
+    async def _listen(self) -> None:
+        app = web.Application()
+        app.router.add_post("/v1/chat/completions", self._chat)
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1, handler_cancellation=True)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, "127.0.0.1", self.port)
+        await site.start()
+        self.port = self._runner.addresses[0][1]
+
+    async def _hang_up(self) -> None:
+        if self._runner is not None:
+            await self._runner.cleanup()
+            self._runner = None
+
+    async def _chat(self, request: web.Request) -> web.StreamResponse:
+        body = await request.json()
+        self.requests.append(body)
+        self.headers.append(dict(request.headers))
+        self.at_once += 1
+        self.most_at_once = max(self.most_at_once, self.at_once)
+        try:
+            while not self.held.is_set():
+                await asyncio.sleep(0.005)
+            return await self._misbehave(request, body)
+        finally:
+            self.at_once -= 1
+
+    async def _misbehave(self, request: web.Request, body: dict) -> web.StreamResponse:
+        text = self.answer(body["messages"][-1]["content"])
+        match self.mode:
+            case "good":
+                return web.json_response({"id": "x", "choices": [{"index": 0, "message": {"role": "assistant", "content": text}}]})
+            case "broken json":
+                return web.Response(text='{"choices": [', content_type="application/json")
+            case "html":
+                return web.Response(text="<html><h1>It works!</h1></html>", content_type="text/html")
+            case "html error":
+                return web.Response(status=502, text="<html>Bad Gateway</html>", content_type="text/html")
+            case "no choices":
+                return web.json_response({"choices": []})
+            case "wrong shape":
+                return web.json_response({"choices": "none"})
+            case "wrong model":
+                return web.json_response({"error": {"message": f"The model {body['model']} does not exist."}}, status=404)
+            case "redirect":
+                raise web.HTTPTemporaryRedirect("http://example.invalid/")
+            case "10 MB":
+                return web.json_response({"choices": [{"message": {"content": "x" * 10_000_000}}]})
+            case "endless" | "slow drip":
+                response = web.StreamResponse(headers={"Content-Type": "application/json"})
+                await response.prepare(request)
+                while True:
+                    await response.write(b" " * (65536 if self.mode == "endless" else 1))
+                    await asyncio.sleep(0 if self.mode == "endless" else 0.02)
+            case other:
+                raise AssertionError(other)
+
+
+@pytest.fixture
+def server() -> Iterator[ChatServer]:
+    chat = ChatServer()
+    chat.listen()
+    yield chat
+    chat.close()
+
+
+@pytest.fixture
+def until():
+    """Wait for a condition with a deadline."""
+
+    def wait(condition: Callable[[], object], seconds: float = 20.0) -> None:
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < deadline, "the condition was not met in time"
+            time.sleep(0.005)
+
+    return wait

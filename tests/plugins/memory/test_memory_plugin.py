@@ -1,0 +1,100 @@
+"""The plugin on this very machine."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+from trainbus.bus.events import Checkpoint, Memory, RunEnded, RunStarted, System
+from trainbus.plugins.memory.plugin import MemoryPlugin
+from trainbus.testing.context import MemoryContext, PluginHarness
+
+HERE = socket.gethostname()
+
+
+@pytest.fixture
+def start(tmp_path):
+    started = []
+
+    def make(context=None, **config):
+        harness = PluginHarness(MemoryPlugin(), config=config, context=context or MemoryContext(directory=tmp_path))
+        harness.start()
+        started.append(harness)
+        return harness
+
+    yield make
+    for harness in started:
+        harness.stop()
+
+
+def look(harness):
+    harness.every()
+    return harness.published[-1]
+
+
+def test_a_look_tells_the_machine_and_what_it_does_not_know(start):
+    """Everything is there or has a reason why not."""
+    harness = start()
+    assert 0 < harness.every() <= 2.0
+    (event,) = harness.published
+    assert event.host == HERE
+    assert 0 < event.memory.available <= event.memory.total
+    assert event.risk in ("low", "medium", "high")
+    assert event.disks[0].path == str(harness.context.directory)
+    assert event.gpus or "gpus" in event.unknown
+    assert event.cpu_percent is None
+    assert look(harness).cpu_percent is not None
+
+
+def test_a_training_on_this_machine_is_watched_from_its_start_to_its_end(start):
+    """And not one that works elsewhere."""
+    harness = start()
+    harness.feed(
+        RunStarted(run="r", name="tuning", host=HERE, pid=os.getpid(), time=time.time_ns()),
+        RunStarted(run="s", host="elsewhere", pid=os.getpid(), time=time.time_ns()),
+    )
+    (process,) = look(harness).processes
+    assert (process.run, process.pid, process.name) == ("r", os.getpid(), "tuning")
+    assert process.rss > 1 << 20
+    harness.feed(RunEnded(run="r"))
+    assert look(harness).processes == []
+
+
+def test_a_training_that_died_without_a_word_is_forgotten(start):
+    """Its number may soon be another's."""
+    harness = start()
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    harness.feed(RunStarted(run="r", host=HERE, pid=dead.pid, time=time.time_ns()))
+    assert look(harness).processes == []
+    assert not [key for key in harness.context.state if key.startswith("training/")]
+
+
+def test_the_disk_of_a_checkpoint_on_this_machine_is_watched(start, tmp_path):
+    """A path that is gone is unknown, with the reason."""
+    harness = start()
+    harness.feed(
+        Checkpoint(run="r", path=str(tmp_path / "gone" / "checkpoint-1"), host=HERE),
+        Checkpoint(run="r", path="/elsewhere/out/checkpoint-1", host="elsewhere"),
+    )
+    assert "No such file" in look(harness).unknown[f"disk {tmp_path / 'gone'}"]
+    assert not any("elsewhere" in key for key in look(harness).unknown)
+
+
+def test_an_alert_survives_a_restart_and_is_raised_once(start):
+    """State and cursor are committed together; events of other machines are not judged here."""
+
+    def used(percent, at, host=HERE):
+        return System(host=host, time=at, memory=Memory(total=100, used=percent, available=100 - percent))
+
+    first = start()
+    assert [alert.state for alert in first.feed(used(75, 1), used(99, 2, host="elsewhere"))] == ["raised"]
+    second = start(context=first.context)
+    alerts = second.feed(used(76, 3), used(90, 4), used(10, 5))
+    assert [(alert.id, alert.state) for alert in alerts] == [
+        (f"host_memory:{HERE}:host:1", "updated"),
+        (f"host_memory:{HERE}:host:1", "cleared"),
+    ]

@@ -1,0 +1,82 @@
+import http.client
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from trainbus.plugins.web.plugin import WebPlugin
+from trainbus.testing.context import MemoryContext
+from trainbus.testing.live import LiveHarness
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch):
+    """No test touches the state of this machine."""
+    monkeypatch.setenv("TRAINBUS_HOME", str(tmp_path / "home"))
+
+
+@pytest.fixture
+def until():
+    """Wait for a condition with a deadline."""
+
+    def wait(condition: Callable[[], object], seconds: float = 20.0) -> None:
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < deadline, "the condition was not met in time"
+            time.sleep(0.005)
+
+    return wait
+
+
+class Dashboard:
+    """The real plugin on a port of its own, with a small HTTP client."""
+
+    def __init__(self, context: MemoryContext, **config) -> None:
+        self.plugin = WebPlugin()
+        self.harness = LiveHarness(self.plugin, config={"port": 0} | config, context=context)
+        self.harness.start()
+        self.url = context.url
+
+    def feed(self, *events) -> None:
+        self.harness.feed(*events)
+
+    def ask(self, path: str, *, method: str = "GET", **headers: str) -> tuple[int, dict[str, str], bytes]:
+        """Status, headers and body; underscores in header names are dashes."""
+        connection = self.open(path, method=method, **headers)
+        answer = connection.getresponse()
+        body = answer.read()
+        connection.close()
+        return answer.status, {name.lower(): value for name, value in answer.getheaders()}, body
+
+    def get(self, path: str) -> dict:
+        status, _, body = self.ask(path)
+        assert status == 200, body
+        return json.loads(body)
+
+    def open(self, path: str, *, method: str = "GET", **headers: str) -> http.client.HTTPConnection:
+        connection = http.client.HTTPConnection("127.0.0.1", urlsplit(self.url).port, timeout=20)
+        connection.putrequest(method, path, skip_host="Host" in headers, skip_accept_encoding=True)
+        for name, value in headers.items():
+            connection.putheader(name.replace("_", "-"), value)
+        connection.endheaders()
+        return connection
+
+    def close(self) -> None:
+        self.harness.stop()
+
+
+@pytest.fixture
+def dashboard(tmp_path):
+    """Makes running dashboards; one context for several is a restart with the same journal."""
+    opened = []
+
+    def make(*, context: MemoryContext | None = None, **config) -> Dashboard:
+        opened.append(Dashboard(context or MemoryContext(name="web", directory=Path(tmp_path)), **config))
+        return opened[-1]
+
+    yield make
+    for made in opened:
+        made.close()

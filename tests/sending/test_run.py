@@ -1,0 +1,232 @@
+"""`trainbus.init` and `Run`: what a training loop sees."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+import trainbus
+from tests.sending.stand_in import StandIn, wait_for
+from trainbus.bus.events import (
+    Checkpoint,
+    Command,
+    CommandResult,
+    Eval,
+    Metric,
+    Phase,
+    RunEnded,
+    RunStarted,
+    Sample,
+    Step,
+)
+from trainbus.bus.facts import default_run_id, plain, safe_run_id
+from trainbus.errors import ConfigError
+
+
+@pytest.fixture
+def broker(root: Path) -> Iterator[StandIn]:
+    with StandIn(root) as stand_in:
+        yield stand_in
+
+
+def test_a_run_tells_its_whole_life(broker: StandIn, tmp_path: Path) -> None:
+    model = tmp_path / "step-2"
+    model.mkdir()
+    (model / "weights").write_bytes(b"x" * 100)
+    with trainbus.init("demo", config={"lr": 1e-4, "path": tmp_path}) as run:
+        with run.phase("train") as phase:
+            phase.progress(0.5)
+            run.step(1, loss=0.5, total_steps=2, epoch=0.1, examples=8, tokens=100, lr=1)
+        run.eval(2, dataset="val", accuracy=0.25, examples=4, duration=1.5)
+        run.sample(2, prompt="1+1", expected="2", answer="3", correct=False, loss=0.7, example="e1")
+        identity = run.checkpoint(model, step=2, loss=0.4)
+        run.metric("gpu_hours", 3, step=2, unit="h")
+    started, begun, half, step, ended, evaluation, sample, checkpoint, metric, end = broker.all
+    assert isinstance(started, RunStarted)
+    assert (started.name, started.run, started.pid, started.config) == ("demo", run.id, os.getpid(), {"lr": 1e-4, "path": str(tmp_path)})
+    assert started.versions["python"] == sys.version.split()[0]
+    assert isinstance(begun, Phase)
+    assert isinstance(half, Phase)
+    assert isinstance(ended, Phase)
+    assert [(p.state, p.progress) for p in (begun, half, ended)] == [("started", None), ("progress", 0.5), ("ended", 1.0)]
+    assert isinstance(step, Step)
+    assert (step.step, step.metrics, step.total_steps, step.tokens) == (1, {"loss": 0.5, "lr": 1.0}, 2, 100)
+    assert isinstance(evaluation, Eval)
+    assert (evaluation.metrics, evaluation.dataset, evaluation.examples) == ({"accuracy": 0.25}, "val", 4)
+    assert isinstance(sample, Sample)
+    assert (sample.example, sample.loss, sample.correct) == ("e1", 0.7, False)
+    assert isinstance(checkpoint, Checkpoint)
+    assert (checkpoint.id, checkpoint.path, checkpoint.bytes, checkpoint.state) == (identity, str(model), 100, "complete")
+    assert isinstance(metric, Metric)
+    assert (metric.name, metric.value, metric.unit) == ("gpu_hours", 3.0, "h")
+    assert isinstance(end, RunEnded)
+    assert (end.outcome, end.step) == ("completed", 1)
+    assert broker.byes == [started.source]
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome", "reason", "code"),
+    [
+        (ValueError("bad batch"), "failed", "ValueError: bad batch", None),
+        (KeyboardInterrupt(), "stopped", "KeyboardInterrupt", None),
+        (SystemExit(3), "stopped", "SystemExit: 3", 3),
+        (SystemExit("no data"), "stopped", "SystemExit: no data", 1),
+    ],
+    ids=["exception", "interrupt", "exit", "exit with text"],
+)
+def test_the_with_block_says_how_the_run_ended(broker: StandIn, error: BaseException, outcome: str, reason: str, code: int | None) -> None:
+    def train() -> None:
+        with trainbus.init("demo") as run:
+            run.step(7, loss=1.0)
+            raise error
+
+    with pytest.raises(type(error)):
+        train()
+    end = broker.all[-1]
+    assert isinstance(end, RunEnded)
+    assert (end.outcome, end.reason, end.exit_code, end.step) == (outcome, reason, code, 7)
+    assert ("raise error" in "".join(end.last_lines)) == (outcome == "failed")
+
+
+@pytest.mark.parametrize(
+    ("ending", "outcome", "reason"),
+    [
+        ("", "completed", "the process ended without close()"),
+        ("raise ValueError('bad batch')", "failed", "ValueError: bad batch"),
+        ("raise KeyboardInterrupt", "stopped", "KeyboardInterrupt"),
+        ("run.close('stopped', reason='enough')", "stopped", "enough"),
+    ],
+)
+def test_a_process_that_ends_without_close_says_what_it_knows(root: Path, broker: StandIn, ending: str, outcome: str, reason: str) -> None:
+    """ "completed" would be a lie while an exception ends the process."""
+    code = f"import trainbus\nrun = trainbus.init('demo')\nrun.step(1, loss=1.0)\n{ending}\n"
+    subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, "TRAINBUS_HOME": str(root)}, capture_output=True, timeout=60, check=False
+    )
+    end = broker.all[-1]
+    assert isinstance(end, RunEnded)
+    assert (end.outcome, end.reason) == (outcome, reason)
+
+
+def test_everything_works_with_no_broker_anywhere(tmp_path: Path) -> None:
+    run = trainbus.init("demo")
+    for step in range(100):
+        run.step(step, loss=1.0)
+    run.checkpoint(tmp_path / "not there", step=100)
+    assert run.commands() == []
+    assert not run.close()
+    assert run.stats().published == 103
+
+
+def test_only_the_first_close_counts(broker: StandIn) -> None:
+    with trainbus.init("demo") as run:
+        assert run.close("stopped", reason="enough")
+    assert [event.outcome for event in broker.all if isinstance(event, RunEnded)] == ["stopped"]
+
+
+def test_commands_are_polled_and_answered(broker: StandIn) -> None:
+    with trainbus.init("demo") as run:
+        wait_for(lambda: broker.hellos)
+        broker.deliver(Command(id="c1", verb="save", run=run.id))
+        got: list[Command] = []
+        wait_for(lambda: got.extend(run.commands()) or got)
+        run.result(got[0], reason="as asked", path=Path("/there"))
+    result = broker.all[-2]
+    assert isinstance(result, CommandResult)
+    assert (result.command, result.verb, result.state, result.result) == ("c1", "save", "done", {"path": "/there"})
+
+
+def test_resume_goes_on_with_the_same_run(broker: StandIn) -> None:
+    with trainbus.init("demo", run="demo-1") as first:
+        pass
+    with trainbus.init("demo", run="demo-1", resume=True, resumed_step=50) as second:
+        pass
+    starts = [event for event in broker.all if isinstance(event, RunStarted)]
+    assert first.id == second.id == "demo-1"
+    assert [(start.resumed_from, start.resumed_step) for start in starts] == [(None, None), ("demo-1", 50)]
+    assert len({start.source for start in starts}) == 2
+    with pytest.raises(ConfigError, match="needs the id"):
+        trainbus.init("demo", resume=True)
+
+
+def test_other_ranks_publish_steps_only_and_own_nothing(broker: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with trainbus.init("demo") as run:
+        run.step(1, loss=1.0)
+        run.eval(1, loss=1.0)
+        run.phase("train")
+    (event,) = broker.all
+    assert isinstance(event, Step)
+    assert event.rank == 1
+    assert not broker.hellos[0].owner
+
+
+def test_ranks_of_one_launch_agree_on_the_run_and_launches_don_t(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert default_run_id("demo") != default_run_id("demo")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert default_run_id("demo") == default_run_id("demo")
+    code = "from trainbus.bus.facts import default_run_id; print(default_run_id('demo'))"
+    shell = f'"{sys.executable}" -c "{code}"; "{sys.executable}" -c "{code}"'
+    launches = [
+        subprocess.run(["sh", "-c", shell], capture_output=True, text=True, timeout=60, check=True).stdout.split() for _ in range(2)
+    ]
+    assert all(first == second for first, second in launches)
+    assert launches[0] != launches[1]
+
+
+def test_run_ids_can_stand_in_topics_and_file_names() -> None:
+    assert safe_run_id("my run/№ 1\0") == "my-run-1" or "/" not in safe_run_id("my run/№ 1\0")
+    assert safe_run_id("///") == "run"
+
+
+class Rude:
+    def __repr__(self) -> str:
+        raise RuntimeError
+
+
+def test_a_config_of_anything_becomes_plain_values() -> None:
+    endless: dict[str, object] = {}
+    endless["self"] = endless
+    config = {1: (1, {2}), "big": 10**30, "path": Path("/a"), "rude": Rude(), "type": int, "endless": endless}
+    made = plain(config)
+    msgspec.msgpack.encode(made)
+    msgspec.json.encode(made)
+    assert (made["1"], made["path"], made["type"]) == ([1, [2]], "/a", "<class 'int'>")
+
+
+def test_a_checkpoint_s_derived_digest_changes_with_its_files(tmp_path: Path) -> None:
+    run = trainbus.init("demo")
+    folder = tmp_path / "c"
+    folder.mkdir()
+    (folder / "a").write_bytes(b"1")
+    first = run.checkpoint(folder, step=1)
+    assert run.checkpoint(folder, step=1) == first
+    (folder / "a").write_bytes(b"12")
+    assert run.checkpoint(folder, step=1) != first
+    assert run.checkpoint(folder, step=1, digest="0123456789abcdef99") == f"{run.id}@1:0123456789abcdef"
+    run.close(timeout=0)
+
+
+def test_a_forked_child_ends_without_ending_its_parent_s_run(root: Path, broker: StandIn) -> None:
+    """D9: neither atexit nor close() in the child publishes anything or touches the spool."""
+    code = """
+        import os, sys, trainbus
+        run = trainbus.init('demo')
+        child = os.fork()
+        if child == 0:
+            sys.exit(0)
+        os.waitpid(child, 0)
+        run.step(1, loss=1.0)
+        assert run.close()
+        """
+    environment = {**os.environ, "TRAINBUS_HOME": str(root)}
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], env=environment, timeout=60, check=True)
+    assert [type(event) for event in broker.all] == [RunStarted, Step, RunEnded]

@@ -1,0 +1,174 @@
+"""``trainbus train``: one fine-tuning job, with its progress and a summary."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from trainbus.cli import output
+from trainbus.cli.options import config_options, json_option
+
+if TYPE_CHECKING:
+    from trainbus.trainer_node.config import Summary, TrainerConfig
+
+PLAIN_EVERY_SECONDS = 5.0
+"""In a pipe or a log a line about progress comes this often."""
+
+
+@click.command()
+@click.argument("file", required=False)
+@config_options
+@click.option("--model", help="Model directory, hub name, or config:FILE.json for a fresh model.")
+@click.option("--method", type=click.Choice(["full", "lora", "qlora"]), help="What is trained: all weights, or adapters.")
+@click.option("--output", "output_path", metavar="DIRECTORY", help="Where checkpoints go. Default: runs/RUN.")
+@click.option("--name", help="Name of the run. Default: the file's name.")
+@click.option("--max-steps", type=int, help="Optimizer steps; overrides epochs.")
+@click.option("--learning-rate", type=float, help="Peak learning rate.")
+@click.option("--batch-size", type=int, help="Examples in a forward pass.")
+@click.option("--resume", is_flag=True, help="Go on from the newest whole checkpoint in the output, as the same run.")
+@click.option("--resume-from", metavar="CHECKPOINT", help="Go on from this checkpoint.")
+@json_option
+def command(
+    file: str | None,
+    config_path: Path | None,
+    overrides: tuple[str, ...],
+    resume: bool,
+    resume_from: str | None,
+    as_json: bool,
+    **given: Any,
+) -> None:
+    """Fine-tune a model on a JSONL FILE (or a hub data set).
+
+    Settings come from [trainer] of the configuration; what is given here overrides them, and --set trainer.KEY=VALUE reaches all others.
+    Ctrl-C saves a checkpoint and ends; a second one ends at once. Works with or without a running broker.
+    """
+    settings = _settings(config_path, overrides, {"data": file, **given})
+    _need_libraries()
+    from trainbus.trainer_node.config import Resume
+    from trainbus.trainer_node.job import run_job
+
+    _quiet_libraries()
+    with Progress(quiet=as_json) as observer:
+        summary = run_job(settings, resume=Resume(wanted=resume, path=resume_from or ""), observer=observer)
+    if as_json:
+        output.print_json(summary)
+    else:
+        _print_summary(summary)
+    if summary.outcome == "failed":
+        raise click.exceptions.Exit(1)
+
+
+def _settings(config_path: Path | None, overrides: tuple[str, ...], given: dict[str, Any]) -> TrainerConfig:
+    from trainbus.bus.config_file import Origin, load, validate_section
+    from trainbus.trainer_node.config import TrainerConfig
+
+    loaded = load(config_path, overrides=overrides)
+    named = {{"output_path": "output"}.get(key, key): value for key, value in given.items() if value is not None}
+    origins = dict(loaded.origins)
+    for key in named:
+        option = "FILE" if key == "data" else f"--{key.replace('_', '-')}"
+        origins[f"trainer.{key}"] = Origin(source="option", where=option)
+    return validate_section({**loaded.config.trainer, **named}, TrainerConfig, "trainer", file=loaded.file, origins=origins)
+
+
+def _need_libraries() -> None:
+    from importlib.util import find_spec
+
+    from trainbus.errors import ModelError
+
+    missing = [name for name in ("torch", "transformers", "peft", "xxhash") if find_spec(name) is None]
+    if missing:
+        hint = "Install them: pip install 'trainbus[trainer]'"
+        raise ModelError(f"Training needs libraries that are not installed: {', '.join(missing)}.", hint=hint, missing=missing)
+
+
+def _quiet_libraries() -> None:
+    """Their bars and remarks would tear ours apart; warnings of what is really wrong still come."""
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+
+
+class Progress:
+    """Shows a job: a bar on a terminal, lines elsewhere, nothing when ``quiet``."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        self._quiet = quiet
+        self._bar: Any = None
+        self._task: Any = None
+        self._throttle: Any = None
+
+    def __enter__(self) -> Progress:
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+        from rich.progress import Progress as Bar
+
+        from trainbus.trainer_node.observer import Throttle
+
+        self._throttle = Throttle(PLAIN_EVERY_SECONDS)
+        console = output.stderr()
+        if console.is_terminal and not self._quiet:
+            columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()]
+            self._bar = Bar(*columns, TextColumn("{task.fields[told]}"), console=console, transient=True)
+            self._task = self._bar.add_task("start", total=None, told="")
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def phase(self, name: str) -> None:
+        """A phase begins."""
+        words = name.replace("_", " ")
+        if self._bar is not None:
+            self._bar.update(self._task, description=words, completed=0, total=None, told="")
+        elif not self._quiet:
+            output.note(words)
+
+    def progress(self, fraction: float) -> None:
+        """How far the phase is."""
+        if self._bar is not None:
+            self._bar.update(self._task, completed=round(100 * fraction), total=100)
+
+    def step(self, step: int, total: int, loss: float) -> None:
+        """An optimizer step is done."""
+        if self._bar is not None:
+            self._bar.update(self._task, completed=step, total=total, told=f"loss {loss:.4f}")
+        elif not self._quiet and (self._throttle.ready() or step == total):
+            output.note(f"step {step}/{total}  loss {loss:.4f}")
+
+    def note(self, text: str) -> None:
+        """A remark."""
+        if self._bar is not None:
+            self._bar.console.print(text, style="dim")
+        elif not self._quiet:
+            output.note(text)
+
+
+def _print_summary(summary: Summary) -> None:
+    from rich.text import Text
+
+    rows: list[tuple[str, Any]] = [
+        ("outcome", Text.assemble(output.state(summary.outcome), f"  {summary.reason}" if summary.reason else "")),
+        ("run", summary.run),
+        ("steps", _steps(summary)),
+        ("loss", f"{output.number(summary.loss_first)} → {output.number(summary.loss_last)}"),
+        ("evaluation", "  ".join(f"{name} {output.number(value)}" for name, value in summary.metrics.items()) or None),
+        ("time", f"{output.duration(summary.seconds)}  ({summary.tokens_per_second:,.0f} tokens/s, padding included)"),
+        ("seen", f"{summary.examples:,} examples, {summary.tokens:,} tokens"),
+        ("checkpoints", "\n".join(summary.checkpoints[-3:]) or None),
+        ("output", summary.output),
+    ]
+    table = output.table("", "", rows=[row for row in rows if row[1] is not None])
+    table.show_header = False
+    output.stdout().print(table)
+    if summary.outcome == "stopped":
+        output.note(f"go on: trainbus train ... --output {summary.output} --resume")
+
+
+def _steps(summary: Summary) -> str:
+    since = f", resumed at {summary.resumed_step}" if summary.resumed_step is not None else ""
+    return f"{summary.steps:,} of {summary.total_steps:,}{since}"

@@ -1,0 +1,129 @@
+"""``trainbus up``."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import IO
+
+import click
+import msgspec
+from rich.console import Console
+from rich.text import Text
+
+from trainbus.bus.config import Config
+from trainbus.bus.config_file import find, load
+from trainbus.bus.home import home, private_directory, read_connection
+from trainbus.bus.hosting.instance import Running, read_running, supervisor_pid
+from trainbus.bus.hosting.supervisor import Source, run_supervisor
+from trainbus.cli.options import config_options, json_option
+from trainbus.cli.output import note, print_json, stderr, stdout
+from trainbus.cli.status_table import plugin_table
+from trainbus.errors import RefusedError, TrainbusError, UnreachableError
+
+POLL = 0.05
+"""Seconds between looks at a supervisor that starts."""
+
+
+@click.command(name="up")
+@config_options
+@click.option("--plugins", metavar="A,B", help="Run these plugins instead of those that the configuration lists. '' for none.")
+@click.option("--detach", "-d", is_flag=True, help="Go on in the background; returns when broker and plugins are up.")
+@click.option("--timeout", default=60.0, show_default=True, help="Seconds that --detach waits.")
+@json_option
+def command(
+    config_path: Path | None, overrides: tuple[str, ...], plugins: str | None, detach: bool, timeout: float, as_json: bool
+) -> int | None:
+    """Start the broker and the enabled plugins.
+
+    In the foreground their output is shown with a prefix, and Ctrl-C stops everything in order. It is also kept in HOME/logs.
+    """
+    root = home()
+    file = find(config_path)
+    chosen = None if plugins is None else [name.strip() for name in plugins.split(",") if name.strip()]
+
+    def read() -> Config:
+        config = load(file, overrides=overrides).config
+        return config if chosen is None else msgspec.structs.replace(config, plugins=chosen)
+
+    config = read()  # mistakes are told here, before anything starts
+    # With --plugins the list in the file is not what runs, so `plugins add` must not edit it.
+    source = Source(load=read, file=file.absolute() if file is not None and chosen is None else None)
+    if detach:
+        return _detach(root, timeout, as_json)
+    console = stdout() if not as_json else stderr()
+    _banner(console, root, config, file)
+    run_supervisor(config, root, source=source, console=console)
+    return None
+
+
+def _banner(console: Console, root: Path, config: Config, file: Path | None) -> None:
+    names = ", ".join(config.plugins) or "none"
+    console.print(Text.assemble(("trainbus", "bold"), f"  home {root}  configuration {file or 'defaults'}"), soft_wrap=True)
+    console.print(
+        Text(f"plugins: {names}. `trainbus status` tells addresses and states; Ctrl-C stops everything.", style="dim"), soft_wrap=True
+    )
+
+
+def _detach(root: Path, timeout: float, as_json: bool) -> int:
+    """Start this same command in a session of its own and wait until all is up.
+
+    A new process and not a double fork: nothing of this one (threads, sockets, the terminal) is left in it.
+    """
+    if (pid := supervisor_pid(root)) is not None:
+        problem = f"trainbus already runs in {root} (supervisor pid {pid})."
+        raise RefusedError(problem, hint="See `trainbus status`; stop it with `trainbus down`.", code="running", pid=pid)
+    arguments = [argument for argument in sys.argv[1:] if argument not in ("--detach", "-d")]
+    log = private_directory(root / "logs") / "up.log"
+    with log.open("wb") as output:
+        process = _start(arguments, output)
+        running = _wait(root, process, timeout)
+    if running is None:
+        words = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+        if process.poll() is not None:
+            problem, hint = _error_in(words)
+            raise TrainbusError(problem or f"trainbus up ended with exit code {process.returncode}.", hint=hint or f"See {log}.")
+        raise UnreachableError(f"Not everything is up after {timeout:g} s.", hint=f"See `trainbus status` and {log}.")
+    failed = [plugin for plugin in running.plugins if plugin.state == "failed"]
+    connection = read_connection(root)
+    if as_json:
+        print_json({"supervisor": running.pid, "broker": connection, "plugins": running.plugins})
+    else:
+        console = stdout()
+        console.print(f"broker {connection.pid} at {connection.router} and {connection.xpub}, supervisor {running.pid}")
+        if running.plugins:
+            console.print(plugin_table(running.plugins))
+        note("`trainbus down` stops everything.")
+    return 1 if failed else 0
+
+
+def _start(arguments: list[str], output: IO[bytes]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "trainbus", *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+        env={**os.environ, "NO_COLOR": "1"},
+    )
+
+
+def _wait(root: Path, process: subprocess.Popen[bytes], timeout: float) -> Running | None:
+    """The account of a supervisor with everything up (or failed); None when it ended or takes longer than ``timeout``."""
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline and process.poll() is None:
+        running = read_running(root)
+        if running is not None and running.state == "running" and all(plugin.state != "starting" for plugin in running.plugins):
+            return running
+        time.sleep(POLL)
+    return None
+
+
+def _error_in(lines: list[str]) -> tuple[str, str]:
+    """Problem and hint of the error that the background process printed last."""
+    problem = next((line.removeprefix("error: ") for line in reversed(lines) if line.startswith("error: ")), "")
+    hint = next((line.removeprefix("hint:").strip() for line in reversed(lines) if line.startswith("hint:")), "")
+    return problem, hint

@@ -1,0 +1,14 @@
+"""Which trainings work on this machine."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+
+class Training(Struct, array_like=True):
+    """A run whose process works on this host, as its start event said; ``time`` in nanoseconds since the epoch."""
+
+    run: str
+    pid: int
+    time: int
+    name: str = ""

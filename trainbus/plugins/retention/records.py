@@ -1,0 +1,152 @@
+"""What is known of the checkpoints on this host: events folded into records, without a look at any disk."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import MutableMapping
+from typing import Any
+
+import msgspec
+from msgspec import Struct, field
+
+from trainbus.bus import events
+
+RECORD_KEY = "record/"
+RUN_KEY = "run/"
+PENDING_KEY = "pending"
+MAX_PENDING = 64
+"""Evaluations that name a checkpoint which has not been announced yet."""
+MAX_RUNS = 256
+"""Runs without any checkpoint left whose marks are remembered."""
+
+
+class Record(Struct, array_like=True):
+    """One complete checkpoint."""
+
+    id: str
+    run: str
+    step: int
+    time: int
+    path: str
+    bytes: int | None = None
+    digest: str = ""
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+class RunMarks(Struct, array_like=True):
+    """What a run says of its checkpoints: what it resumed from (a checkpoint id, a path, or a run id with a step); paths being
+    written."""
+
+    resumed_from: str = ""
+    resumed_step: int | None = None
+    writing: list[str] = field(default_factory=list)
+
+    def resumed(self, run: str, record: Record) -> bool:
+        """Whether the run (these marks are its) goes on from this checkpoint, which may be another run's."""
+        if not self.resumed_from:
+            return False
+        named = record.run in (run, self.resumed_from) and self.resumed_step == record.step
+        return named or self.resumed_from in (record.id, record.path.rstrip("/"))
+
+
+class Book:
+    """All records of one host. Every change goes to ``state`` at once, entry by entry, so that it is committed with the cursor.
+
+    Args:
+        host: Checkpoints of other hosts are not its business.
+        state: Durable small values; what it holds is taken over.
+    """
+
+    def __init__(self, host: str, state: MutableMapping[str, Any]) -> None:
+        self.host = host
+        self._state = state
+        self.records: dict[str, Record] = {}
+        self.runs: dict[str, RunMarks] = {}
+        for key in list(state):
+            if key.startswith(RECORD_KEY):
+                self.records[key.removeprefix(RECORD_KEY)] = msgspec.msgpack.decode(state[key], type=Record)
+            elif key.startswith(RUN_KEY):
+                self.runs[key.removeprefix(RUN_KEY)] = msgspec.msgpack.decode(state[key], type=RunMarks)
+        self._pending: dict[str, dict[str, float]] = dict(state.get(PENDING_KEY, {}))
+
+    def checkpoint(self, event: events.Checkpoint) -> None:
+        """A checkpoint is being written, is complete, or is gone."""
+        if event.host != self.host or not event.path:
+            return
+        if event.state == "deleted":
+            self.forget(event.id)  # by id alone: its path may hold, or be about to hold, another one by now
+            return
+        marks = self.runs.get(event.run, RunMarks())
+        marks.writing = [path for path in marks.writing if path != event.path]
+        if event.state == "writing":
+            marks.writing = [*marks.writing, event.path]
+        elif event.id:
+            self._complete(event)
+        self._mark(event.run, marks)
+
+    def evaluation(self, event: events.Eval) -> None:
+        """A metric that was measured on a checkpoint arrived, perhaps minutes later, perhaps from another machine."""
+        if not event.checkpoint:
+            return
+        found = _finite(event.metrics)
+        metrics = found | ({f"{event.dataset}/{name}": value for name, value in found.items()} if event.dataset else {})
+        record = self.records.get(event.checkpoint)
+        if record is not None:
+            record.metrics |= metrics
+            self._keep(record)
+            return
+        self._pending[event.checkpoint] = self._pending.pop(event.checkpoint, {}) | metrics
+        while len(self._pending) > MAX_PENDING:
+            del self._pending[next(iter(self._pending))]
+        self._state[PENDING_KEY] = dict(self._pending)
+
+    def run_started(self, event: events.RunStarted) -> None:
+        """A new process: what the last one was writing will never be finished."""
+        self._mark(event.run, RunMarks((event.resumed_from or "").rstrip("/"), event.resumed_step if event.resumed_from else None))
+
+    def forget(self, checkpoint: str) -> None:
+        """The checkpoint is no more."""
+        if self.records.pop(checkpoint, None) is not None:
+            del self._state[RECORD_KEY + checkpoint]
+
+    def of_runs(self) -> dict[str, list[Record]]:
+        """Records by run, each in the order of steps."""
+        runs: dict[str, list[Record]] = {}
+        for record in sorted(self.records.values(), key=lambda record: (record.step, record.time, record.id)):
+            runs.setdefault(record.run, []).append(record)
+        return runs
+
+    def marks(self, record: Record) -> list[str]:
+        """Why a checkpoint must not go whatever the policies say, as far as events tell. May be called from any thread."""
+        found = [f"run {run} resumed from it" for run, marks in list(self.runs.items()) if marks.resumed(run, record)]
+        if any(record.path in marks.writing for marks in list(self.runs.values())):
+            found.append("its directory is being written")
+        return found
+
+    def _complete(self, event: events.Checkpoint) -> None:
+        for other in [record.id for record in self.records.values() if record.path == event.path and record.id != event.id]:
+            self.forget(other)  # its directory was written again, it holds this one now
+        record = Record(event.id, event.run, event.step, event.time, event.path, event.bytes, event.digest)
+        known = self.records.get(event.id)
+        record.metrics = (known.metrics if known else {}) | _finite(event.metrics) | self._pending.pop(event.id, {})
+        self._state[PENDING_KEY] = dict(self._pending)
+        self._keep(record)
+
+    def _keep(self, record: Record) -> None:
+        self.records[record.id] = record
+        self._state[RECORD_KEY + record.id] = msgspec.msgpack.encode(record)
+
+    def _mark(self, run: str, marks: RunMarks) -> None:
+        self.runs.pop(run, None)
+        self.runs[run] = marks
+        self._state[RUN_KEY + run] = msgspec.msgpack.encode(marks)
+        if len(self.runs) > MAX_RUNS:
+            busy = {record.run for record in self.records.values()}
+            for idle in [other for other in self.runs if other not in busy][: len(self.runs) - MAX_RUNS]:
+                del self.runs[idle]
+                del self._state[RUN_KEY + idle]
+
+
+def _finite(metrics: dict[str, float]) -> dict[str, float]:
+    """A NaN is no measure of anything: it would be neither better nor worse than the others."""
+    return {name: value for name, value in metrics.items() if math.isfinite(value)}

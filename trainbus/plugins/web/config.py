@@ -1,0 +1,62 @@
+"""What can be set in ``[plugin.web]``."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Annotated
+
+from msgspec import Meta, Struct, field
+
+from trainbus.errors import ConfigError
+
+DEFAULT_PORT = 8420
+PORTS_TRIED = 20
+"""How many ports from `DEFAULT_PORT` on are tried before the system chooses one."""
+
+
+class WebConfig(Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
+    """Settings of the dashboard.
+
+    Args:
+        bind: Address to listen on. Any but a loopback address needs a token.
+        port: None takes 8420 or the next free one; 0 lets the system choose; a number is taken or refused.
+        token: Who knows it may read. Empty: everybody who reaches the port (loopback only).
+        allowed_hosts: Further names under which browsers reach this server, as in their Host header, without port.
+        points_per_series: Above it a series is thinned (minima and maxima stay), so that memory doesn't follow the run's length.
+        runs: How many runs are kept in memory; of more, the ones that were silent longest are left out.
+        samples: Samples kept for each run.
+    """
+
+    bind: str = "127.0.0.1"
+    port: Annotated[int, Meta(ge=0, le=65_535)] | None = None
+    token: str = ""
+    allowed_hosts: list[str] = field(default_factory=list)
+    points_per_series: Annotated[int, Meta(ge=1_000, le=10_000_000)] = 200_000
+    runs: Annotated[int, Meta(ge=1, le=10_000)] = 200
+    samples: Annotated[int, Meta(ge=0, le=10_000)] = 100
+
+
+def is_loopback(address: str) -> bool:
+    """Whether only this machine can reach the address."""
+    if address == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return False
+
+
+def check(config: WebConfig) -> None:
+    """Refuse what is well-typed but unsafe.
+
+    Raises:
+        ConfigError: The server would be open to the network without a token.
+    """
+    if not is_loopback(config.bind) and not config.token:
+        raise ConfigError(
+            f"plugin.web.bind is {config.bind!r}, which other machines can reach, and plugin.web.token is empty.",
+            hint='Set plugin.web.token to a long random text, or bind "127.0.0.1" and reach it by `ssh -L 8420:127.0.0.1:8420 HOST`.',
+            key="plugin.web.token",
+            found=config.bind,
+            allowed="a loopback address, or any address with a token",
+        )

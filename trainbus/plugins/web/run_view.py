@@ -1,0 +1,170 @@
+"""What the page shows of one run, as a function of its events."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+import msgspec
+
+from trainbus.bus import events
+from trainbus.plugins.web.series import Series
+
+ALERTS, CHECKPOINTS, EVALS = 300, 500, 500
+"""How many of each are kept for a run; of more, the oldest are forgotten."""
+
+SERIES = 500
+"""Metrics of a run that are charted; further names are counted, not kept."""
+
+RATE_STEPS = 200
+"""Steps over which the pace of the run is measured."""
+
+STEPS_PER_SECOND = "steps_per_second"
+"""The series that this view derives from the times of the steps."""
+
+
+class RunView:
+    """One run. `apply` takes its events in the order of their offsets.
+
+    Args:
+        run: The run's id.
+        points: Limit of each series.
+        samples: Samples that are kept.
+    """
+
+    def __init__(self, run: str, *, points: int = 200_000, samples: int = 100) -> None:
+        self.run = run
+        self.name = run
+        self.state = ""
+        self.reason = ""
+        self.host = ""
+        self.config: dict[str, Any] = {}
+        self.started = 0
+        self.updated = 0
+        self.step: int | None = None
+        self.total_steps: int | None = None
+        self.epoch: float | None = None
+        self.examples: int | None = None
+        self.tokens: int | None = None
+        self.phase: events.Phase | None = None
+        self.events = 0
+        self.gaps = 0
+        self.metrics_left_out = 0
+        self.series: dict[str, Series] = {}
+        self.alerts: dict[str, events.Alert] = {}
+        self.checkpoints: dict[str, events.Checkpoint] = {}
+        self.evals: deque[events.Eval] = deque(maxlen=EVALS)
+        self.samples: deque[events.Sample] = deque(maxlen=samples)
+        self._points = points
+        self._pace: deque[tuple[int, int]] = deque(maxlen=RATE_STEPS)
+        self._resumes = False
+
+    def apply(self, event: events.AnyEvent) -> None:
+        """Take in the next event of this run."""
+        self.events += 1
+        self.updated = max(self.updated, event.time)
+        match event:
+            case events.Step():
+                self._on_step(event)
+            case events.Metric():
+                self._add(event.name, event.step if event.step is not None else self.step or 0, event.value)
+            case events.RunStarted():
+                self._on_started(event)
+            case events.RunEnded():
+                self.state, self.reason, self.phase = event.outcome, event.reason, None
+            case events.Phase():
+                self.phase = None if event.state == "ended" else event
+            case events.Eval():
+                self.evals.append(event)
+            case events.Sample():
+                self.samples.append(event)
+            case events.Checkpoint():
+                _keep(self.checkpoints, event.id or f"step {event.step}", event, CHECKPOINTS)
+            case events.Alert():
+                _keep(self.alerts, event.id or f"{event.rule}@{event.offset}", event, ALERTS)
+            case events.Gap():
+                self.gaps += max(0, event.last_seq - event.first_seq + 1)
+            case _:
+                pass
+
+    def pace(self) -> float | None:
+        """Steps per second over the last `RATE_STEPS` steps."""
+        if len(self._pace) < 2:
+            return None
+        (first_step, first_time), (last_step, last_time) = self._pace[0], self._pace[-1]
+        seconds = (last_time - first_time) / 1e9
+        return (last_step - first_step) / seconds if seconds > 0 and last_step > first_step else None
+
+    def eta(self) -> float | None:
+        """Seconds until the last step at the present pace; None while that is unknown."""
+        pace = self.pace()
+        if self.state != "running" or pace is None or self.total_steps is None or self.step is None:
+            return None
+        return max(0, self.total_steps - self.step) / pace
+
+    def best(self) -> tuple[int, float] | None:
+        """Step and value of the lowest loss."""
+        points = self.series["loss"].window(4) if "loss" in self.series else None
+        return min(zip(points.steps, points.values, strict=True), key=lambda point: point[1]) if points and points.steps else None
+
+    def latest(self) -> dict[str, float | None]:
+        """The newest value of each metric; None where that is not finite."""
+        return {name: None if _broken(series) else series.last for name, series in self.series.items()}
+
+    def not_finite(self) -> list[str]:
+        """Metrics whose newest value is NaN or infinite."""
+        return [name for name, series in self.series.items() if _broken(series)]
+
+    def _on_started(self, event: events.RunStarted) -> None:
+        self.name, self.host, self.config = event.name or self.name, event.host, event.config
+        self.started = self.started or event.time
+        self.state, self.reason = "running", ""
+        self._resumes = True
+        self._pace.clear()
+
+    def _on_step(self, event: events.Step) -> None:
+        if not self.state or self.state == "lost":
+            self.state, self.reason = "running", ""
+        if event.rank:
+            return
+        if self._resumes:
+            # A restarted run walks some steps again: the abandoned ones would draw a second, wrong line.
+            self._resumes = False
+            for series in self.series.values():
+                series.cut(event.step)
+        if self._pace and event.step > self._pace[-1][0] and event.time > self._pace[-1][1]:
+            seconds = (event.time - self._pace[-1][1]) / 1e9
+            self._add(STEPS_PER_SECOND, event.step, (event.step - self._pace[-1][0]) / seconds)
+        self._pace.append((event.step, event.time))
+        self.step = event.step
+        for field in ("total_steps", "epoch", "examples", "tokens"):
+            if (value := getattr(event, field)) is not None:
+                setattr(self, field, value)
+        for name, value in event.metrics.items():
+            self._add(name, event.step, value)
+
+    def _add(self, name: str, step: int, value: float) -> None:
+        series = self.series.get(name)
+        if series is None:
+            if len(self.series) >= SERIES:
+                self.metrics_left_out += 1
+                return
+            series = self.series[name] = Series(self._points)
+        series.add(step, value)
+
+
+def shown(event: events.Event) -> dict[str, Any]:
+    """An event as the page's lists want it: all fields, also those that hold their default."""
+    return {name: msgspec.to_builtins(getattr(event, name)) for name in event.__struct_fields__} | {"kind": event.kind}
+
+
+def _broken(series: Series) -> bool:
+    """Whether the newest point is one without a finite value."""
+    return bool(series.gaps) and (not series.steps or series.gaps[-1].last >= series.steps[-1])
+
+
+def _keep(kept: dict[str, Any], key: str, event: Any, limit: int) -> None:
+    """Replace an entry in its place, or add it as the newest; forget the oldest above the limit."""
+    kept[key] = event
+    if len(kept) > limit:
+        del kept[next(iter(kept))]

@@ -1,0 +1,176 @@
+"""Everything that the page shows, built from the journal's events in the order of their offsets.
+
+Pure: no socket, no clock; the answers of the API are made here from what the events said and the time that the caller gives.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from msgspec import Struct
+
+from trainbus.bus import events
+from trainbus.plugins.web.health import judge
+from trainbus.plugins.web.run_view import RunView, shown
+
+MACHINES, PLUGINS = 64, 200
+"""Machines and plugins that are kept; the ones that were silent longest are forgotten."""
+
+SIGNS_OF_LIFE = frozenset({"run_started", "phase", "step", "eval", "sample", "checkpoint", "metric", "heartbeat"})
+
+
+class StoreStats(Struct, frozen=True):
+    """``position`` is the offset up to which the store knows everything."""
+
+    position: int
+    events: int
+    runs: int
+    points: int
+    runs_left_out: int
+
+
+class Store:
+    """The state of all runs.
+
+    Args:
+        points: Limit of each series.
+        runs: Limit of runs.
+        samples: Samples kept for each run.
+    """
+
+    def __init__(self, *, points: int = 200_000, runs: int = 200, samples: int = 100) -> None:
+        self.position = -1
+        self.runs: dict[str, RunView] = {}
+        self.plugins: dict[str, events.Plugin] = {}
+        self.systems: dict[str, events.System] = {}
+        self.general_alerts = RunView("")
+        self._events = 0
+        self._left_out = 0
+        self._points, self._max_runs, self._samples = points, runs, samples
+        self._alive: dict[str, int] = {}
+
+    def apply(self, event: events.AnyEvent) -> None:
+        """Take in an event. One that is already in, by its offset, changes nothing; a heartbeat only shows that its run lives."""
+        if event.run and event.kind in SIGNS_OF_LIFE:
+            self._alive[event.run] = max(self._alive.get(event.run, 0), event.time)
+        if event.offset <= self.position:
+            return
+        self.position = event.offset
+        self._events += 1
+        if isinstance(event, events.Plugin):
+            _renew(self.plugins, event.name, event, PLUGINS)
+        elif isinstance(event, events.System):
+            _renew(self.systems, event.host, event, MACHINES)
+        elif event.run:
+            self._run(event.run).apply(event)
+        else:
+            self.general_alerts.apply(event)
+
+    def summaries(self, now: int) -> list[dict[str, Any]]:
+        """All runs, the one that was heard of last first. ``now`` is wall clock in nanoseconds."""
+        ordered = sorted(self.runs.values(), key=lambda run: (run.updated, run.run), reverse=True)
+        return [self._summary(run, now) for run in ordered]
+
+    def detail(self, run: str, now: int) -> dict[str, Any] | None:
+        """All that is known of one run but its series; None for a run that is not known."""
+        view = self.runs.get(run)
+        if view is None:
+            return None
+        best = view.best()
+        return self._summary(view, now) | {
+            "config": view.config,
+            "metrics": view.latest(),
+            "not_finite": view.not_finite(),
+            "best": {"step": best[0], "loss": best[1]} if best else None,
+            "alerts": [shown(alert) for alert in reversed(view.alerts.values())],
+            "checkpoints": [shown(checkpoint) for checkpoint in reversed(view.checkpoints.values())],
+            "evals": [shown(result) for result in reversed(view.evals)],
+            "samples": [shown(sample) for sample in reversed(view.samples)],
+        }
+
+    def shared(self, now: int) -> dict[str, Any]:
+        """What belongs to no run: plugins, machines, alerts of the bus itself."""
+        return {
+            "offset": self.position,
+            "time": now,
+            "plugins": [shown(plugin) for _, plugin in sorted(self.plugins.items())],
+            "systems": [shown(system) for _, system in sorted(self.systems.items())],
+            "alerts": [shown(alert) for alert in reversed(self.general_alerts.alerts.values())],
+        }
+
+    def series(self, run: str, metrics: list[str], points: int, first: int | None, last: int | None) -> list[dict[str, Any]] | None:
+        """The named metrics of a run, each down-sampled to ``points``; None for an unknown run, empty columns for an unknown metric."""
+        view = self.runs.get(run)
+        if view is None:
+            return None
+        answers = []
+        for name in metrics:
+            series = view.series.get(name)
+            part = series.window(points, first, last) if series else None
+            answers.append(
+                {
+                    "metric": name,
+                    "steps": part.steps if part else [],
+                    "values": part.values if part else [],
+                    "gaps": [{"first": gap.first, "last": gap.last, "count": gap.count, "kind": gap.kind} for gap in part.gaps]
+                    if part
+                    else [],
+                    "total": part.total if part else 0,
+                    "seen": series.seen if series else 0,
+                }
+            )
+        return answers
+
+    def stats(self) -> StoreStats:
+        """How much is held."""
+        return StoreStats(
+            position=self.position,
+            events=self._events,
+            runs=len(self.runs),
+            points=sum(len(series.steps) for run in self.runs.values() for series in run.series.values()),
+            runs_left_out=self._left_out,
+        )
+
+    def _run(self, run: str) -> RunView:
+        view = self.runs.get(run)
+        if view is None:
+            view = self.runs[run] = RunView(run, points=self._points, samples=self._samples)
+            if len(self.runs) > self._max_runs:
+                oldest = min((other for other in self.runs.values() if other is not view), key=lambda other: other.updated)
+                del self.runs[oldest.run]
+                self._left_out += 1
+        return view
+
+    def _summary(self, run: RunView, now: int) -> dict[str, Any]:
+        alive = self._alive.get(run.run, run.updated)
+        silent = max(0.0, (now - alive) / 1e9) if alive else None
+        health = judge(run.state, run.reason, run.alerts.values(), self.systems.values(), silent)
+        return {
+            "run": run.run,
+            "name": run.name,
+            "state": run.state or "unknown",
+            "reason": run.reason,
+            "health": {"level": health.level, "reason": health.reason},
+            "host": run.host,
+            "started": run.started,
+            "updated": run.updated,
+            "step": run.step,
+            "total_steps": run.total_steps,
+            "epoch": run.epoch,
+            "examples": run.examples,
+            "tokens": run.tokens,
+            "phase": shown(run.phase) if run.phase else None,
+            "steps_per_second": run.pace(),
+            "eta": run.eta(),
+            "events": run.events,
+            "missing": run.gaps,
+            "series": sorted(run.series),
+        }
+
+
+def _renew(kept: dict[str, Any], key: str, event: Any, limit: int) -> None:
+    """Put an entry last; forget the first above the limit."""
+    kept.pop(key, None)
+    kept[key] = event
+    if len(kept) > limit:
+        del kept[next(iter(kept))]

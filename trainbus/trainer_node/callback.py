@@ -1,0 +1,359 @@
+"""Publishes what a transformers Trainer does, and obeys commands: ``attach(trainer, run)``.
+
+Importing this module imports transformers: do it only where training runs.
+
+Trainer's events carry no loss, and what it logs has NaN replaced by a mean of earlier losses (``logging_nan_inf_filter``). So
+`attach` wraps four methods of the one trainer: ``training_step`` (its result is the raw loss of a micro-batch),
+``_get_grad_norm`` (the norm that Trainer computes anyway), ``evaluate`` and ``_save_checkpoint`` (to see where they begin).
+Losses stay on the device as 0-d tensors; the sending side copies them without waiting for the device.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+import torch
+from msgspec import Struct
+from transformers import TrainerCallback
+
+from trainbus.bus.events import Command
+from trainbus.trainer_node.checkpoints import Marker, unseal
+from trainbus.trainer_node.control import Control, ControlStats
+from trainbus.trainer_node.sealing import Sealer, SealerStats
+from trainbus.trainer_node.steering import TrainerSteering
+
+if TYPE_CHECKING:
+    from trainbus.bus.run import Run
+
+log = logging.getLogger(__name__)
+M = TypeVar("M", bound=Callable[..., None])
+
+PAUSE_POLL_SECONDS = 0.1
+"""While paused the run looks for commands this often: quick for a person, nothing for a machine."""
+
+_SPEEDS = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time")
+
+
+class CallbackStats(Struct, frozen=True, kw_only=True):
+    """What the callback did. ``errors`` are failures of its own, which never reach the training."""
+
+    steps: int
+    errors: int
+    last_error: str
+    examples: int
+    tokens: int
+    control: ControlStats
+    sealer: SealerStats
+
+
+def contained(method: M) -> M:
+    """A failure in here is counted and logged once, and the training goes on."""
+
+    @functools.wraps(method)
+    def call(self: TrainbusCallback, *args: Any, **kwargs: Any) -> None:
+        try:
+            method(self, *args, **kwargs)
+        except Exception as error:  # noqa: BLE001 - monitoring must never fail the training
+            self.failed(method.__name__, error)
+
+    return cast(M, call)
+
+
+def attach(trainer: Any, run: Run, **options: Any) -> TrainbusCallback:
+    """Publish everything that ``trainer`` does to ``run``, and let the run's commands steer it.
+
+    Call it once, before ``trainer.train()``; under torchrun only the first process publishes. Options are those of `TrainbusCallback`.
+    """
+    callback = TrainbusCallback(run, **options)
+    if trainer.is_world_process_zero():
+        callback.bind(trainer)
+    return callback
+
+
+class TrainbusCallback(TrainerCallback):
+    """Use `attach`: as a plain callback it sees neither raw losses nor where evaluating and saving begin.
+
+    Args:
+        run: Where to publish; it is not closed here.
+        name: The run's name, for checkpoint markers.
+        examples: Examples seen before this process began (a resumed training).
+        tokens: Tokens seen before, padding included: counting what is not padding would have to ask the device.
+        guard: End the training, without saving, when loss or gradient norm are no finite numbers: the weights are ruined then.
+    """
+
+    def __init__(self, run: Run, *, name: str = "", examples: int = 0, tokens: int = 0, guard: bool = False) -> None:
+        self._run = run
+        self._name = name
+        self._guard = guard
+        self._trainer: Any = None
+        self._sealer = Sealer(self._sealed)
+        self._asked: dict[Path, tuple[int, dict[str, float], list[Command]]] = {}
+        self._train_phase = ExitStack()
+        self._loss: Any = None
+        self._grad_norm: Any = None
+        self._learning_rate: Any = None
+        self._batch_examples = self._batch_tokens = 0
+        self._examples, self._tokens = examples, tokens
+        self._steps = self._errors = 0
+        self._last_error = ""
+        self._mark = 0.0
+        self._doubt: Any = None
+        self._evaluated: tuple[int, dict[str, float]] = (-1, {})
+        self._stop_reason = ""
+        self.first_loss: Any = None
+        self.last_loss: Any = None
+        self.failure = ""
+        self.complete: list[Marker] = []
+
+    @property
+    def stopped(self) -> str:
+        """Why the training was asked to stop; empty when it wasn't."""
+        return self._control.stopping or self._stop_reason
+
+    @property
+    def evaluated(self) -> dict[str, float]:
+        """Metrics of the last evaluation, by names that begin with ``eval_``."""
+        return self._evaluated[1]
+
+    def bind(self, trainer: Any) -> None:
+        """Wrap the trainer's methods and become one of its callbacks."""
+        self._trainer = trainer
+        self._world = max(1, trainer.args.world_size)
+        refusal = "steering is not possible in a training of several processes" if self._world > 1 else ""
+        self._steering = TrainerSteering(trainer)
+        self._control = Control(self._steering, self._run.result, refusal)
+        self._wrap("training_step", self._training_step)
+        self._wrap("_get_grad_norm", self._grad_norm_of)
+        self._wrap("evaluate", self._evaluate)
+        self._wrap("_save_checkpoint", self._save)
+        trainer.add_callback(self)
+
+    def request_stop(self, reason: str) -> None:
+        """Save and end after the current step. Safe in a signal handler."""
+        self._stop_reason = reason
+        self._control.paused = False
+
+    def close(self) -> None:
+        """Wait for checkpoints that are being finished, and answer commands that wait in vain. Call it when training has raised."""
+        self._sealer.close()
+        self._control.abandon("the training has ended")
+        self._train_phase.close()
+
+    def stats(self) -> CallbackStats:
+        """Counts so far."""
+        return CallbackStats(
+            steps=self._steps,
+            errors=self._errors,
+            last_error=self._last_error,
+            examples=self._examples,
+            tokens=self._tokens,
+            control=self._control.stats(),
+            sealer=self._sealer.stats(),
+        )
+
+    def failed(self, where: str, error: Exception) -> None:
+        """Count a failure of the callback itself; the first is logged."""
+        self._errors += 1
+        self._last_error = f"{where}: {error!r}"
+        if self._errors == 1:
+            log.error("trainbus: %s failed; training goes on, further failures are only counted", where, exc_info=error)
+
+    # -- Trainer's events
+
+    @contained
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """The first step is about to begin."""
+        if self._trainer is None:
+            log.warning("trainbus: this callback is not attached, so nothing is published: use attach(trainer, run)")
+            return
+        self._train_phase.enter_context(self._phase("train"))
+        self._mark = time.perf_counter()
+
+    @contained
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, *, optimizer: Any = None, **_: Any) -> None:
+        """Gradients are ready: this is the learning rate that they are applied with."""
+        self._learning_rate = optimizer.param_groups[0]["lr"]
+
+    @contained
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """One optimizer step is done: publish it, then see what is asked for."""
+        if self._trainer is None:
+            return
+        self._publish_step(state)
+        if (
+            self._guard
+            and (self._loss_on_cpu() or control.should_log or state.global_step == state.max_steps)
+            and self._ruined(state.global_step)
+        ):
+            control.should_training_stop = True
+            control.should_save = control.should_evaluate = False
+        for command in self._run.commands():
+            self._control.handle(command)
+        if self._control.paused:
+            self._wait()
+        if self._stop_reason and not self._control.stopping:
+            self._control.stopping = self._stop_reason
+            self._steering.stop(self._stop_reason)
+        if not self.failure:
+            self._steering.apply(control)
+
+    @contained
+    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, float] | None = None, **_: Any) -> None:
+        """An evaluation set has been measured: publish its metrics without their prefix."""
+        if self._trainer is None or not metrics:
+            return
+        prefix = next((name.removesuffix("loss") for name in metrics if name.endswith("loss")), "eval_")
+        values = {
+            name.removeprefix(prefix): float(value) for name, value in metrics.items() if isinstance(value, int | float) and name != "epoch"
+        }
+        dataset = prefix.removeprefix("eval_").strip("_")
+        measured = {name: value for name, value in values.items() if name not in _SPEEDS}
+        self._run.eval(state.global_step, dataset=dataset, duration=values.get("runtime"), **measured)
+        self._evaluated = (state.global_step, {f"eval_{name}": value for name, value in measured.items()})
+        self._control.finish(self._control.take("evaluate"), "done", result=measured)
+
+    @contained
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """The last step is done; the last checkpoint may still be being digested."""
+        if self._trainer is None:
+            return
+        self._sealer.settle()
+        checkpoint = self.complete[-1].id if self.complete else None
+        self._control.finish(self._control.take("stop"), "done", result={"step": state.global_step, "checkpoint": checkpoint})
+        self._control.abandon("the training has ended")
+        self._train_phase.close()
+
+    # -- the wrapped methods: what is original must run whatever happens in ours
+
+    def _wrap(self, name: str, around: Callable[..., Any]) -> None:
+        original = getattr(self._trainer, name)
+
+        @functools.wraps(original)
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            return around(original, *args, **kwargs)
+
+        setattr(self._trainer, name, wrapped)
+
+    def _training_step(self, original: Callable[..., Any], model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        loss = original(model, inputs, *args, **kwargs)
+        # Detached and already divided for gradient accumulation: the sum over micro-batches is the loss that Trainer logs.
+        self._loss = loss if self._loss is None else self._loss + loss
+        ids = inputs.get("input_ids") if hasattr(inputs, "get") else None
+        if ids is not None:
+            self._batch_examples += ids.shape[0]
+            self._batch_tokens += ids.numel()
+        return loss
+
+    def _grad_norm_of(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        self._grad_norm = original(*args, **kwargs)
+        return self._grad_norm
+
+    def _evaluate(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        with self._phase("evaluate"):
+            return original(*args, **kwargs)
+
+    def _save(self, original: Callable[..., Any], model: Any, trial: Any, *args: Any, **kwargs: Any) -> Any:
+        if self.failure or (self._guard and self._ruined(self._trainer.state.global_step)):
+            return None
+        step = self._trainer.state.global_step
+        path = Path(self._trainer._get_output_dir(trial=trial)).absolute() / f"checkpoint-{step}"
+        self._before_save(path, step)
+        with self._phase("save"):
+            result = original(model, trial, *args, **kwargs)
+        self._after_save(path, step)
+        return result
+
+    # -- ours
+
+    def _publish_step(self, state: Any) -> None:
+        now = time.perf_counter()
+        elapsed = now - self._mark or math.inf
+        examples, tokens = self._batch_examples * self._world, self._batch_tokens * self._world
+        self._examples += examples
+        self._tokens += tokens
+        self._steps += 1
+        metrics = {
+            "loss": self._loss,
+            "grad_norm": self._grad_norm,
+            "learning_rate": self._learning_rate,
+            "tokens_per_second": tokens / elapsed,
+            "samples_per_second": examples / elapsed,
+        }
+        self._run.step(
+            state.global_step,
+            total_steps=state.max_steps,
+            epoch=state.epoch,
+            examples=self._examples,
+            tokens=self._tokens,
+            **{name: value for name, value in metrics.items() if value is not None},
+        )
+        if self._guard:
+            self._note_doubt()
+        if self.first_loss is None:
+            self.first_loss = self._loss
+        self.last_loss, self._loss = self._loss, None
+        self._batch_examples = self._batch_tokens = 0
+        self._mark = now
+
+    def _note_doubt(self) -> None:
+        """Remember on the device whether a value was not finite; nobody waits for it here."""
+        for value in (self._loss, self._grad_norm):
+            if isinstance(value, torch.Tensor):
+                bad = ~torch.isfinite(value)
+                self._doubt = bad if self._doubt is None else self._doubt | bad
+
+    def _loss_on_cpu(self) -> bool:
+        return self.last_loss is not None and self.last_loss.device.type == "cpu"
+
+    def _ruined(self, step: int) -> bool:
+        """Whether a loss or gradient norm was not finite. Waits for the device, so it is asked only where Trainer waits too."""
+        if not self.failure and self._doubt is not None and bool(self._doubt):
+            values = f"loss {float(self.last_loss)}, gradient norm {float(self._grad_norm)}"
+            self.failure = f"{values} at step {step}: the weights are ruined, and nothing is saved"
+        return bool(self.failure)
+
+    def _wait(self) -> None:
+        with self._phase("paused"):
+            while self._control.paused:
+                self._steering.carry_out()
+                time.sleep(PAUSE_POLL_SECONDS)
+                for command in self._run.commands():
+                    self._control.handle(command)
+
+    @contextmanager
+    def _phase(self, name: str) -> Iterator[None]:
+        """A phase of the run; the time in it does not count as time of a step."""
+        with self._run.phase(name):
+            yield
+        self._mark = time.perf_counter()
+
+    @contained
+    def _before_save(self, path: Path, step: int) -> None:
+        self._sealer.settle(path)
+        unseal(path)
+        metrics = {"loss": float(self.last_loss)} if self.last_loss is not None else {}
+        if self._evaluated[0] == step:
+            metrics |= self._evaluated[1]
+        self._asked[path] = (step, metrics, self._control.take("save"))
+        self._run.checkpoint(path, step=step, state="writing")
+
+    @contained
+    def _after_save(self, path: Path, step: int) -> None:
+        self._sealer.submit(path, run=self._run.id, name=self._name, step=step, examples=self._examples, tokens=self._tokens)
+
+    def _sealed(self, path: Path, result: Marker | OSError) -> None:
+        """In the sealer's thread: the directory is whole, or it will never be."""
+        step, metrics, asked = self._asked.pop(path)
+        if isinstance(result, OSError):
+            self._control.finish(asked, "refused", f"the checkpoint could not be finished: {result}")
+            return
+        self.complete.append(result)
+        self._run.checkpoint(path, step=step, digest=result.digest, state="complete", **metrics)
+        self._control.finish(asked, "done", result={"checkpoint": result.id, "path": str(path)})

@@ -1,0 +1,98 @@
+"""``[trainer]``: what one fine-tuning job is told, with its types, ranges and defaults."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, TypeAlias
+
+from msgspec import Meta, Struct
+
+Method: TypeAlias = Literal["full", "lora", "qlora"]
+Scheduler: TypeAlias = Literal["linear", "cosine", "constant", "constant_with_warmup"]
+Positive: TypeAlias = Annotated[int, Meta(ge=1)]
+Fraction: TypeAlias = Annotated[float, Meta(ge=0, lt=1)]
+LearningRate: TypeAlias = Annotated[float, Meta(gt=0, lt=1)]
+
+
+class TrainerConfig(Struct, kw_only=True, forbid_unknown_fields=True):
+    """One fine-tuning job. Lengths are tokens, intervals are optimizer steps.
+
+    Args:
+        model: A local model directory, a hub name, or ``config:FILE.json`` for a fresh model of that configuration.
+        data: A JSONL file, or the name of a hub data set.
+        output: Where checkpoints go; empty for ``runs/RUN``.
+        name: Name of the run; empty for the data file's stem.
+        tokenizer: Directory or hub name; empty for the model's own. A fresh model without one gets a byte-level tokenizer.
+        data_split: Split of a hub data set; unused for files.
+        method: ``full`` trains all weights, ``lora`` adapters, ``qlora`` adapters on a base in 4 bits (NF4).
+        epochs: Passes over the data; unused when ``max_steps`` is set.
+        warmup: Steps of linear warm-up, or a fraction of all steps when below 1.
+        save_steps: Steps between checkpoints; the end of training is always saved.
+        eval_steps: Steps between evaluations; unused without ``eval_file`` or ``eval_fraction``.
+        eval_fraction: Share of the data that is held out (by seed) for evaluation.
+        max_grad_norm: Gradients are clipped to this norm; 0 turns that off.
+        dtype: Type of the weights and of the computation.
+        logging_steps: Steps between what Trainer itself logs; the bus gets every step in any case.
+        lora_targets: ``all-linear`` or names of modules, separated by commas.
+    """
+
+    model: str = ""
+    data: str = ""
+    output: str = ""
+    name: str = ""
+    tokenizer: str = ""
+    data_split: str = "train"
+    method: Method = "lora"
+    max_length: Annotated[int, Meta(ge=8, le=1_048_576)] = 1024
+    learning_rate: LearningRate = 2e-4
+    batch_size: Positive = 4
+    gradient_accumulation: Positive = 1
+    epochs: Annotated[float, Meta(gt=0)] = 1.0
+    max_steps: Positive | None = None
+    warmup: Annotated[float, Meta(ge=0)] = 0.03
+    scheduler: Scheduler = "cosine"
+    weight_decay: Fraction = 0.0
+    max_grad_norm: Annotated[float, Meta(ge=0)] = 1.0
+    save_steps: Positive = 200
+    eval_steps: Positive = 200
+    eval_fraction: Annotated[float, Meta(ge=0, le=0.5)] = 0.0
+    eval_file: str = ""
+    seed: Annotated[int, Meta(ge=0, le=2**32 - 1)] = 42
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    logging_steps: Positive = 10
+    lora_r: Positive = 16
+    lora_alpha: Positive = 32
+    lora_dropout: Fraction = 0.0
+    lora_targets: str = "all-linear"
+
+    def targets(self) -> str | list[str]:
+        """``lora_targets`` as PEFT wants it."""
+        return self.lora_targets if self.lora_targets == "all-linear" else [name.strip() for name in self.lora_targets.split(",")]
+
+
+class Resume(Struct, frozen=True, kw_only=True):
+    """How a job begins: afresh, from the newest whole checkpoint of its output, or from a named one."""
+
+    wanted: bool = False
+    path: str = ""
+
+
+class Summary(Struct, kw_only=True):
+    """What became of a job; printed by ``trainbus train`` and by its ``--json``."""
+
+    run: str
+    outcome: Literal["completed", "stopped", "failed"]
+    output: str
+    reason: str = ""
+    steps: int = 0
+    total_steps: int = 0
+    resumed_step: int | None = None
+    loss_first: float | None = None
+    loss_last: float | None = None
+    seconds: float = 0.0
+    examples: int = 0
+    tokens: int = 0
+    tokens_per_second: float = 0.0
+    truncated: int = 0
+    dropped: int = 0
+    checkpoints: list[str] = []
+    metrics: dict[str, Any] = {}

@@ -1,0 +1,180 @@
+"""Training data: a JSONL file or a hub data set becomes a list of examples, or an error that names file and line."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from trainbus.errors import DataError
+from trainbus.trainer_node.formats import ALLOWED, Example, Format, RowError, detect, type_name
+
+SHOWN_LINES = 5
+"""So many broken lines are named; the rest is counted: a person mends the first ones and looks again."""
+
+QUOTED_CHARACTERS = 60
+HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
+
+_SIGNATURES: tuple[tuple[bytes, str, str], ...] = (
+    (b"\xff\xfe", "is UTF-16 text", "Convert it: `iconv -f UTF-16 -t UTF-8 FILE > NEW`."),
+    (b"\xfe\xff", "is UTF-16 text", "Convert it: `iconv -f UTF-16 -t UTF-8 FILE > NEW`."),
+    (b"version https://git-lfs", "is a Git LFS pointer, not the data", "Fetch the data: `git lfs pull`."),
+    (b"\x1f\x8b", "is compressed (gzip)", "Unpack it: `gunzip FILE`."),
+    (b"PAR1", "is a Parquet file", "Write its rows as JSON Lines."),
+)
+
+
+class Loaded(msgspec.Struct):
+    """Examples of one source, and what format they had."""
+
+    examples: list[Example]
+    format: str
+    source: str
+
+
+def is_hub_name(name: str) -> bool:
+    """Whether ``name`` could be a name on a hub: ``name`` or ``owner/name``, and no file's ending."""
+    return HUB_NAME.fullmatch(name) is not None and Path(name).suffix not in {".jsonl", ".json", ".ndjson", ".txt", ".csv"}
+
+
+def load(source: str, split: str = "train") -> Loaded:
+    """The examples of a file, or of a hub data set when no such file exists and the name could be one.
+
+    Raises:
+        DataError: Missing, unreadable, malformed or empty; the facts name file and line.
+    """
+    path = Path(source).expanduser()
+    if path.exists():
+        return load_file(path)
+    if is_hub_name(source):
+        return _load_hub(source, split)
+    raise DataError(f"There is no file {source}.", hint="Check the path; relative paths start where the command runs.", file=source)
+
+
+def load_file(path: Path) -> Loaded:
+    """The examples of a JSON Lines file. Blank lines and a UTF-8 byte-order mark are passed over.
+
+    Raises:
+        DataError: As for `load`.
+    """
+    if not path.is_file():
+        raise DataError(f"{path} is a directory.", hint="Name one JSONL file in it.", file=str(path), found="a directory", allowed="a file")
+    try:
+        with path.open("rb") as file:
+            head = file.read(64)
+            for signature, what, hint in _SIGNATURES:
+                if head.startswith(signature):
+                    raise DataError(
+                        f"{path} {what}.",
+                        hint=hint.replace("FILE", str(path)),
+                        file=str(path),
+                        line=1,
+                        found=what,
+                        allowed="JSON Lines in UTF-8",
+                    )
+            file.seek(0)
+            return _collect(_rows(file, str(path)), str(path))
+    except OSError as error:
+        raise DataError(f"{path} can't be read: {error.strerror}.", hint="Check its permissions.", file=str(path)) from error
+
+
+def split(examples: list[Example], fraction: float, seed: int) -> tuple[list[Example], list[Example]]:
+    """Hold out a share of the examples, the same for the same seed. At least one is held out, and one stays."""
+    held = min(max(1, round(len(examples) * fraction)), len(examples) - 1)
+    if fraction <= 0 or held <= 0:
+        return examples, []
+    chosen = set(random.Random(seed).sample(range(len(examples)), held))
+    return [e for i, e in enumerate(examples) if i not in chosen], [examples[i] for i in sorted(chosen)]
+
+
+def _rows(lines: Iterable[bytes], source: str) -> Iterator[tuple[int, Any]]:
+    """Line number and value of each line that is not blank; a `RowError` in place of a value that is none."""
+    for number, raw in enumerate(lines, 1):
+        line = (raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw).strip()
+        if line:
+            yield number, _parse(line)
+
+
+def _parse(line: bytes) -> Any:
+    try:
+        return msgspec.json.decode(line)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        quoted = line[:QUOTED_CHARACTERS].decode("utf-8", "replace") + ("…" if len(line) > QUOTED_CHARACTERS else "")
+        return RowError(f"not valid JSON ({_why(line, str(error))})", found=quoted, allowed="one JSON object a line")
+
+
+def _why(line: bytes, error: str) -> str:
+    """The parser's complaint in words that help: the faults seen in real files have names."""
+    if line in {b"{", b"["}:
+        return "an object or list spread over many lines: write each on one line, for example by `jq -c`"
+    if line.startswith((b"#", b"//")):
+        return "a comment: JSON has none"
+    if re.search(rb"[:\[,]\s*(NaN|-?Infinity)\b", line):
+        return "it holds NaN or Infinity, which JSON does not know: write null"
+    return error.removeprefix("JSON is malformed: ")
+
+
+def _collect(rows: Iterable[tuple[int, Any]], source: str) -> Loaded:
+    examples: list[Example] = []
+    problems: list[tuple[int, RowError]] = []
+    known: Format | None = None
+    for number, row in rows:
+        try:
+            known, example = _convert(number, row, known)
+            examples.append(example)
+        except RowError as problem:
+            problems.append((number, problem))
+    if problems:
+        raise _refusal(source, problems, len(problems) + len(examples))
+    if known is None:
+        raise DataError(
+            f"{source} is empty.",
+            hint=f"Each line is one JSON object with the keys of a known format: {ALLOWED}.",
+            file=source,
+            found="no lines",
+        )
+    return Loaded(examples, known.name, source)
+
+
+def _convert(number: int, row: Any, known: Format | None) -> tuple[Format, Example]:
+    """A row as an example; the first row that is an object decides on the format."""
+    if isinstance(row, RowError):
+        raise row
+    if not isinstance(row, dict):
+        such = ', such as {"messages": [...]},' if isinstance(row, list) else ""
+        raise RowError(f"{type_name(row)} where an object{such} is expected", found=type_name(row), allowed="an object")
+    known = known or detect(row)
+    converted = known.convert(row)
+    return known, Example(turns=converted.turns, text=converted.text, line=number)
+
+
+def _refusal(source: str, problems: list[tuple[int, RowError]], rows: int) -> DataError:
+    number, first = problems[0]
+    text = f"{source}, line {number}: {first.what}."
+    if first.found not in first.what:
+        text += f" Found: {first.found}"
+    if len(problems) > 1:
+        others = ", ".join(str(line) for line, _ in problems[1:SHOWN_LINES])
+        text += f"\n{len(problems)} of {rows} lines are refused; the next: {others}{', …' if len(problems) > SHOWN_LINES else ''}."
+    hint = f"Allowed: {first.allowed}. Mend or remove the lines and start again."
+    lines = [line for line, _ in problems]
+    return DataError(text, hint=hint, file=source, line=number, lines=lines, found=first.found, allowed=first.allowed)
+
+
+def _load_hub(name: str, split: str) -> Loaded:
+    """A data set by its hub name. Everything that `datasets` can raise is one kind of trouble to a person: it can't be had."""
+    import datasets
+
+    try:
+        rows = datasets.load_dataset(name, split=split)
+    except Exception as error:  # a foreign library's many exceptions, wrapped once at the edge
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        hint = "Check the name and the network; a local JSONL file needs neither."
+        raise DataError(
+            f"There is no file {name}, and the hub does not give a data set of that name: {reason}", hint=hint, file=name
+        ) from error
+    return _collect(((number, dict(row)) for number, row in enumerate(rows, 1)), name)

@@ -1,0 +1,161 @@
+"""The row formats of fine-tuning files, and what each means as a conversation.
+
+A file has one format, told by the keys of its first row; every further row must have it too. `RowError` is what is wrong
+with one row, in words; `trainbus.trainer_node.data` adds file and line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, TypeAlias
+
+from msgspec import Struct
+
+Role: TypeAlias = Literal["system", "user", "assistant", "tool"]
+
+
+class Turn(Struct, frozen=True):
+    """One message of a conversation."""
+
+    role: Role
+    content: str
+
+
+class Example(Struct, frozen=True):
+    """One training example: a conversation, or plain text (then ``turns`` is empty)."""
+
+    turns: tuple[Turn, ...] = ()
+    text: str = ""
+    line: int = 0
+
+
+class RowError(Exception):
+    """A row that does not fit its format: what was found, what is allowed."""
+
+    def __init__(self, what: str, *, found: str, allowed: str) -> None:
+        super().__init__(what)
+        self.what = what
+        self.found = found
+        self.allowed = allowed
+
+
+# ShareGPT files name speakers in several ways; these are the ones in use.
+SPEAKERS: Mapping[str, Role] = {
+    "system": "system",
+    "human": "user",
+    "user": "user",
+    "gpt": "assistant",
+    "assistant": "assistant",
+    "chatgpt": "assistant",
+    "bot": "assistant",
+    "model": "assistant",
+    "tool": "tool",
+    "observation": "tool",
+}
+ROLES: tuple[Role, ...] = ("system", "user", "assistant", "tool")
+
+
+def _text(row: Mapping[str, Any], key: str, *, empty: bool = False) -> str:
+    value = row.get(key)
+    if not isinstance(value, str):
+        found = "nothing" if key not in row else type_name(value)
+        raise RowError(f"key {key!r} holds {found}", found=found, allowed="text")
+    if not value.strip() and not empty:
+        raise RowError(f"key {key!r} is empty", found="empty text", allowed="text")
+    return value
+
+
+def _conversation(turns: list[Turn]) -> Example:
+    if not any(turn.role == "assistant" for turn in turns):
+        raise RowError(
+            "no assistant turn: there is nothing to learn", found=", ".join(turn.role for turn in turns), allowed="an assistant turn"
+        )
+    return Example(turns=tuple(turns))
+
+
+def _listed(row: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
+    value = row[key]
+    if not isinstance(value, list) or not value:
+        found = "an empty list" if value == [] else type_name(value)
+        raise RowError(f"key {key!r} holds {found}", found=found, allowed="a list of turns")
+    for number, turn in enumerate(value, 1):
+        if not isinstance(turn, dict):
+            raise RowError(f"turn {number} of {key!r} is {type_name(turn)}", found=type_name(turn), allowed="an object")
+    return value
+
+
+def _messages(row: Mapping[str, Any]) -> Example:
+    turns = []
+    for turn in _listed(row, "messages"):
+        if turn.get("role") not in ROLES:
+            raise RowError(f"role {turn.get('role')!r} is unknown", found=repr(turn.get("role")), allowed=", ".join(ROLES))
+        turns.append(Turn(turn["role"], _text(turn, "content", empty=turn["role"] != "assistant")))
+    return _conversation(turns)
+
+
+def _sharegpt(row: Mapping[str, Any]) -> Example:
+    turns = []
+    for turn in _listed(row, "conversations"):
+        speaker = turn.get("from")
+        if not isinstance(speaker, str) or speaker.lower() not in SPEAKERS:
+            raise RowError(f"speaker {speaker!r} is unknown", found=repr(speaker), allowed=", ".join(SPEAKERS))
+        role = SPEAKERS[speaker.lower()]
+        turns.append(Turn(role, _text(turn, "value", empty=role != "assistant")))
+    return _conversation(turns)
+
+
+def _pair(asked: str, answered: str) -> Callable[[Mapping[str, Any]], Example]:
+    def convert(row: Mapping[str, Any]) -> Example:
+        return Example(turns=(Turn("user", _text(row, asked)), Turn("assistant", _text(row, answered))))
+
+    return convert
+
+
+def _alpaca(row: Mapping[str, Any]) -> Example:
+    asked = _text(row, "instruction")
+    extra = _text(row, "input", empty=True) if row.get("input") is not None else ""
+    turns = [Turn("user", f"{asked}\n\n{extra}" if extra.strip() else asked), Turn("assistant", _text(row, "output"))]
+    return Example(turns=tuple(turns))
+
+
+def _plain(row: Mapping[str, Any]) -> Example:
+    return Example(text=_text(row, "text"))
+
+
+class Format(Struct, frozen=True):
+    """A row format: the keys that tell it, and its meaning."""
+
+    name: str
+    keys: tuple[str, ...]
+    convert: Callable[[Mapping[str, Any]], Example]
+
+
+# In this order: a row with "messages" beside other columns is a conversation, whatever the other columns are called.
+FORMATS: tuple[Format, ...] = (
+    Format("messages", ("messages",), _messages),
+    Format("ShareGPT", ("conversations",), _sharegpt),
+    Format("alpaca", ("instruction", "output"), _alpaca),
+    Format("prompt and completion", ("prompt", "completion"), _pair("prompt", "completion")),
+    Format("question and answer", ("question", "answer"), _pair("question", "answer")),
+    Format("text", ("text",), _plain),
+)
+ALLOWED = "; ".join(" + ".join(known.keys) for known in FORMATS)
+
+
+def type_name(value: Any) -> str:
+    """How a person calls a JSON value's type."""
+    names = {type(None): "null", bool: "true or false", dict: "an object", list: "a list", str: "text"}
+    return names.get(type(value), "a number")
+
+
+def detect(row: Mapping[str, Any]) -> Format:
+    """The format that has all its keys in ``row``.
+
+    Raises:
+        RowError: No format fits.
+    """
+    for known in FORMATS:
+        if all(key in row for key in known.keys):
+            return known
+    found = ", ".join(list(row)[:12]) or "no keys"
+    raise RowError(f"no known format has the keys {found}", found=found, allowed=ALLOWED)

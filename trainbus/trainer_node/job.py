@@ -1,0 +1,223 @@
+"""One fine-tuning job from file to checkpoints: load_data, tokenize, load_model, train (with evaluate and save)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
+
+from trainbus.errors import ConfigError, ModelError
+from trainbus.trainer_node import checkpoints, data, model, tokens
+from trainbus.trainer_node.arguments import total_steps, training_arguments
+from trainbus.trainer_node.config import Resume, Summary, TrainerConfig
+from trainbus.trainer_node.observer import Observer, Silent, Throttle
+from trainbus.trainer_node.plan import RUNS, Plan, make_plan
+from trainbus.trainer_node.signals import stop_on_signals
+
+if TYPE_CHECKING:
+    from trainbus.bus.run import Run
+    from trainbus.trainer_node.callback import TrainbusCallback
+
+TOLD_EVERY_SECONDS = 0.5
+"""An observer hears of steps this often: reading a loss waits for the device."""
+
+
+FRESH_START = Resume()
+
+
+class _Prepared(NamedTuple):
+    built: model.Built
+    training: tokens.TokenDataset
+    evaluation: tokens.TokenDataset | None
+
+
+def run_job(
+    config: TrainerConfig,
+    *,
+    resume: Resume = FRESH_START,
+    observer: Observer | None = None,
+    root: Path | None = None,
+    router: str | None = None,
+) -> Summary:
+    """Train once. Works without a broker: events then wait in the spool.
+
+    Args:
+        config: What to train.
+        resume: Where to go on.
+        observer: Who is told of the progress.
+        root: The state directory; None for TRAINBUS_HOME.
+        router: The broker's address; None to follow the connection file.
+
+    Returns:
+        What became of it: completed, stopped (by a command or a signal, with a checkpoint saved) or failed (the loss
+        became NaN; earlier checkpoints stay as they are).
+
+    Raises:
+        TrainbusError: Configuration, data, model or checkpoint are impossible. What is cheap to check is checked before the run starts.
+    """
+    from trainbus.bus.run import init
+
+    watcher = observer or Silent()
+    plan = make_plan(config, resume)
+    for note in plan.notes:
+        watcher.note(note)
+    settings = msgspec.to_builtins(config)
+    _load_libraries()
+    resumed = plan.run is not None and plan.checkpoint is not None
+    with init(plan.name, config=settings, run=plan.run, resume=resumed, resumed_step=plan.step, root=root, router=router) as run:
+        output = plan.output or RUNS / run.id
+        if plan.checkpoint is not None:
+            watcher.note(f"resuming run {run.id} from {plan.checkpoint} at step {plan.step}")
+        checkpoints.write_run_file(output, checkpoints.RunFile(run=run.id, name=plan.name, model=config.model, method=config.method))
+        prepared = _prepare(config, run, watcher)
+        summary = _train(config, plan, prepared, run, output, watcher)
+        run.close(outcome=summary.outcome, reason=summary.reason)
+    return summary
+
+
+def _load_libraries() -> None:
+    """Before the run starts, so that its first event tells their versions."""
+    import peft  # noqa: F401
+    import torch  # noqa: F401
+    import transformers  # noqa: F401
+
+
+def _prepare(config: TrainerConfig, run: Run, watcher: Observer) -> _Prepared:
+    with _phase(run, watcher, "load_data"):
+        examples = data.load(config.data, config.data_split).examples
+        held_out = data.load(config.eval_file, config.data_split).examples if config.eval_file else []
+        if not config.eval_file:
+            examples, held_out = data.split(examples, config.eval_fraction, config.seed)
+    with _phase(run, watcher, "load_model"):
+        built = model.build(config)
+    share = built.trainable / max(1, built.total)
+    watcher.note(f"{len(examples):,} examples; {built.trainable:,} of {built.total:,} parameters are trained ({share:.1%})")
+    with _phase(run, watcher, "tokenize") as phase:
+
+        def progress(fraction: float) -> None:
+            phase.progress(fraction)
+            watcher.progress(fraction)
+
+        training = tokens.tokenize(examples, built.tokenizer, config.max_length, source=config.data, progress=progress)
+        evaluation = (
+            tokens.tokenize(held_out, built.tokenizer, config.max_length, source=config.eval_file or config.data) if held_out else None
+        )
+    report = training.stats()
+    if report.truncated:
+        watcher.note(
+            f"{report.truncated:,} examples were cut at max_length = {config.max_length} (the longest has {report.longest:,} tokens)"
+        )
+    if report.dropped:
+        watcher.note(f"{report.dropped:,} examples were left out: nothing to learn from within max_length = {config.max_length}")
+    return _Prepared(built, training, evaluation)
+
+
+def _train(config: TrainerConfig, plan: Plan, prepared: _Prepared, run: Run, output: Path, watcher: Observer) -> Summary:
+    from trainbus.trainer_node.callback import attach
+
+    total = total_steps(config, len(prepared.training))
+    if plan.step is not None and plan.step >= total:
+        hint = "Raise max_steps or epochs to train on."
+        raise ConfigError(
+            f"The training is complete: {plan.checkpoint} is at step {plan.step} of {total}.",
+            hint=hint,
+            key="trainer.max_steps",
+            found=total,
+        )
+    trainer = _trainer(config, prepared, output)
+    callback = attach(trainer, run, name=plan.name, examples=plan.examples, tokens=plan.tokens, guard=True)
+    trainer.add_callback(_watching(callback, watcher))
+    watcher.phase("train")
+    started = time.monotonic()
+    try:
+        with stop_on_signals(callback.request_stop), _explained(output):
+            trainer.train(resume_from_checkpoint=str(plan.checkpoint) if plan.checkpoint else None)
+    finally:
+        callback.close()
+    return _summarise(trainer, callback, plan, prepared, run, output, time.monotonic() - started)
+
+
+def _trainer(config: TrainerConfig, prepared: _Prepared, output: Path) -> Any:
+    from transformers import PrinterCallback, Trainer
+
+    trainer = Trainer(
+        model=prepared.built.model,
+        args=training_arguments(config, output, evaluates=prepared.evaluation is not None),
+        train_dataset=prepared.training,
+        eval_dataset=prepared.evaluation,
+        data_collator=tokens.Collator(prepared.built.tokenizer.pad_token_id),
+        processing_class=prepared.built.tokenizer,
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def _watching(callback: TrainbusCallback, watcher: Observer) -> Any:
+    from transformers import TrainerCallback
+
+    throttle = Throttle(TOLD_EVERY_SECONDS)
+
+    class Watching(TrainerCallback):  # made here, because importing transformers takes seconds
+        """Tells the observer of steps, now and then."""
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            """A step is done."""
+            if throttle.ready() or state.global_step == state.max_steps:
+                watcher.step(state.global_step, state.max_steps, float(callback.last_loss))
+
+    return Watching()
+
+
+def _summarise(
+    trainer: Any, callback: TrainbusCallback, plan: Plan, prepared: _Prepared, run: Run, output: Path, seconds: float
+) -> Summary:
+    report, stats = prepared.training.stats(), callback.stats()
+    return Summary(
+        run=run.id,
+        outcome="failed" if callback.failure else "stopped" if callback.stopped else "completed",
+        output=str(output),
+        reason=callback.failure or callback.stopped,
+        steps=stats.steps,
+        total_steps=trainer.state.max_steps,
+        resumed_step=plan.step,
+        loss_first=_number(callback.first_loss),
+        loss_last=_number(callback.last_loss),
+        seconds=seconds,
+        examples=stats.examples,
+        tokens=stats.tokens,
+        tokens_per_second=(stats.tokens - plan.tokens) / seconds if seconds else 0.0,
+        truncated=report.truncated,
+        dropped=report.dropped,
+        checkpoints=[str(path) for path in checkpoints.listed(output) if not checkpoints.faults(path)],
+        metrics=callback.evaluated,
+    )
+
+
+def _number(loss: Any) -> float | None:
+    return None if loss is None else float(loss)
+
+
+@contextmanager
+def _phase(run: Run, watcher: Observer, name: str) -> Iterator[Any]:
+    watcher.phase(name)
+    with run.phase(name) as phase:
+        yield phase
+
+
+@contextmanager
+def _explained(output: Path) -> Iterator[None]:
+    """What a person can mend gets a sentence; any other error of a training is a fault to be seen as it is."""
+    import torch
+
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        hint = "Lower batch_size (and raise gradient_accumulation), lower max_length, or use --method qlora."
+        raise ModelError(f"The accelerator is out of memory: {str(error).splitlines()[0]}", hint=hint) from error
+    except OSError as error:
+        hint = "Free some space or choose another --output, then go on with --resume."
+        raise ModelError(f"A checkpoint can't be written to {output}: {error}", hint=hint, file=str(output)) from error

@@ -1,0 +1,83 @@
+"""Where a job writes, under which run id, and what it resumes from: decided before anything is loaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from msgspec import Struct
+
+from trainbus.errors import ConfigError, DataError, ModelError
+from trainbus.trainer_node import checkpoints, data, model
+from trainbus.trainer_node.config import Resume, TrainerConfig
+
+RUNS = Path("runs")
+"""Outputs go below this directory of the current one when none is named."""
+
+
+class Plan(Struct, frozen=True, kw_only=True):
+    """What was decided. ``output`` is None until the run has an id; ``run`` is None when it gets a new one."""
+
+    name: str
+    run: str | None = None
+    output: Path | None = None
+    checkpoint: Path | None = None
+    step: int | None = None
+    examples: int = 0
+    tokens: int = 0
+    notes: tuple[str, ...] = ()
+
+
+def make_plan(config: TrainerConfig, resume: Resume) -> Plan:
+    """Check what can be checked without loading, and decide.
+
+    Raises:
+        ConfigError: The output belongs to another training, or is needed and not named.
+        DataError, ModelError: No or impossible data, model or checkpoint.
+    """
+    if not config.data:
+        raise DataError("No training data is named.", hint="Give a JSONL file: `trainbus train FILE`.", key="trainer.data")
+    for source in filter(None, (config.data, config.eval_file)):
+        if not Path(source).expanduser().exists() and not data.is_hub_name(source):
+            raise DataError(f"There is no file {source}.", hint="Check the path; relative paths start where the command runs.", file=source)
+    model.check(config)
+    name = config.name or Path(config.data).stem
+    if resume.path:
+        path = Path(resume.path).expanduser()
+        checkpoints.require_whole(path)
+        return _continue(config, name, path, Path(config.output) if config.output else path.parent, ())
+    output = Path(config.output).expanduser() if config.output else None
+    if resume.wanted:
+        if output is None:
+            raise ConfigError("--resume needs to know where the checkpoints are.", hint=_known_outputs(), key="trainer.output")
+        path, unfinished = checkpoints.choose(output)
+        notes = tuple(f"{other.name} was never finished; it is passed over" for other in unfinished)
+        return _continue(config, name, path, output, notes)
+    if output is not None and checkpoints.listed(output):
+        hint = "Go on with --resume, or choose another --output."
+        raise ConfigError(f"{output} holds checkpoints of an earlier training.", hint=hint, key="trainer.output", found=str(output))
+    return Plan(name=name, output=output)
+
+
+def _continue(config: TrainerConfig, name: str, path: Path, output: Path, notes: tuple[str, ...]) -> Plan:
+    marker = checkpoints.read_marker(path)
+    known = checkpoints.read_run_file(output)
+    if known is not None and known.method and known.method != config.method:
+        problem = f"{output} was trained with method = {known.method!r}, and this job says {config.method!r}."
+        raise ModelError(
+            problem, hint=f"Resume with --method {known.method}.", key="trainer.method", found=config.method, allowed=known.method
+        )
+    return Plan(
+        name=(known.name if known else marker.name if marker else "") or name,
+        run=known.run if known else marker.run if marker else None,
+        output=output,
+        checkpoint=path,
+        step=marker.step if marker else checkpoints.step_of(path),
+        examples=marker.examples if marker else 0,
+        tokens=marker.tokens if marker else 0,
+        notes=notes,
+    )
+
+
+def _known_outputs() -> str:
+    known = sorted(child for child in RUNS.iterdir() if checkpoints.listed(child)) if RUNS.is_dir() else []
+    return f"Name it, for example --output {known[-1]}." if known else "Name it by --output."

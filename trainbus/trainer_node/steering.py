@@ -1,0 +1,81 @@
+"""`trainbus.trainer_node.control.Steering` for transformers' Trainer.
+
+Trainer acts on its flags at the end of a step. While a run is paused there is no end of a step, so what is asked for then is
+carried out on the spot.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+_STRATEGIES = {"save_steps": "save_strategy", "eval_steps": "eval_strategy", "logging_steps": "logging_strategy"}
+
+
+class TrainerSteering:
+    """Turns a Trainer. Used from the training thread only, between steps."""
+
+    def __init__(self, trainer: Any) -> None:
+        self._trainer = trainer
+        self._paused = False
+        self._save = self._evaluate = self._stop = False
+
+    def stop(self, reason: str) -> None:
+        """Save, then end the training, when `apply` is called."""
+        self._stop = self._save = True
+
+    def save(self) -> None:
+        """Save when `apply` or `carry_out` is called."""
+        self._save = True
+
+    def evaluate(self) -> bool:
+        """Evaluate when `apply` or `carry_out` is called; False without evaluation data."""
+        if self._trainer.eval_dataset is None:
+            return False
+        self._evaluate = True
+        return True
+
+    def pause(self, paused: bool) -> None:
+        """Nothing to turn: the callback waits while the control says paused."""
+
+    def apply(self, control: Any) -> None:
+        """Set Trainer's flags for what was asked for; it acts on them right after the step."""
+        control.should_save = control.should_save or self._save
+        control.should_evaluate = control.should_evaluate or self._evaluate
+        control.should_training_stop = control.should_training_stop or self._stop
+        self._save = self._evaluate = False
+
+    def carry_out(self) -> None:
+        """Do what was asked for now, without waiting for the end of a step."""
+        if self._evaluate:
+            self._evaluate = False
+            self._trainer.evaluate()
+        if self._save and not self._stop:
+            self._save = False
+            self._trainer._save_checkpoint(self._trainer.model_wrapped, None)
+
+    def set_learning_rate(self, value: float) -> float:
+        """Set the next step's learning rate; gives the value before.
+
+        The schedule goes on in the same proportion: its base rates are scaled by the ratio. Where the rate is 0 now (the first
+        step of a warm-up) there is no ratio, and the value becomes the base rate.
+        """
+        scheduler = self._trainer.lr_scheduler
+        scheduler = getattr(scheduler, "scheduler", scheduler)  # accelerate may have wrapped it
+        groups = self._trainer.optimizer.param_groups
+        before = float(groups[0]["lr"])
+        for number, group in enumerate(groups):
+            base = scheduler.base_lrs[number]
+            scheduler.base_lrs[number] = group["initial_lr"] = base * value / before if before > 0 else value
+            group["lr"] = group["lr"] * value / before if before > 0 else value
+        scheduler._last_lr = [group["lr"] for group in groups]
+        return before
+
+    def intervals(self) -> list[str]:
+        """The intervals that Trainer looks at: those whose strategy counts steps."""
+        return [name for name, strategy in _STRATEGIES.items() if getattr(self._trainer.args, strategy) == "steps"]
+
+    def set_interval(self, name: str, value: int) -> int:
+        """Set one of `intervals`; gives the value before."""
+        before = int(getattr(self._trainer.state, name))
+        setattr(self._trainer.state, name, value)
+        return before
