@@ -209,7 +209,7 @@ def current(page: str) -> str:
 
 def main() -> int:
     """Write what has changed."""
-    for path in sorted(DOCS.glob("*.md")):
+    for path in sorted(DOCS.rglob("*.md")):
         page = path.read_text()
         made = current(page)
         if made != page:

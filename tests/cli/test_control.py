@@ -9,6 +9,7 @@ import pytest
 
 import trainbus
 from tests.support import wait_for
+from trainbus.bus.events import CommandResult
 from trainbus.cli import app
 
 
@@ -25,6 +26,9 @@ def obedient(broker):
                     seen.append(command)
                     if command.verb == "skip":
                         run.result(command, "refused", reason="there is no other file")
+                    elif command.verb == "evaluate":
+                        run.publish(CommandResult(command="somebody-else's", verb="evaluate", state="refused"))
+                        run.result(command, metric=0.5)
                     elif command.verb != "save":
                         run.result(command, "accepted")
                         run.result(command, step=1)
@@ -51,6 +55,13 @@ def test_a_refusal_is_exit_code_4_with_its_reason(obedient, capsys):
     """The run's own words."""
     assert app.run(["control", "skip", "worker"]) == 4
     assert "there is no other file" in capsys.readouterr().err
+
+
+def test_the_answer_to_somebody_elses_command_is_not_ours(obedient, capsys):
+    """Two people may ask at once."""
+    capsys.readouterr()
+    assert app.run(["control", "evaluate", "worker", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["result"] == {"metric": 0.5}
 
 
 def test_set_sends_typed_values(obedient):

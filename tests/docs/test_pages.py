@@ -20,7 +20,7 @@ from trainbus.cli.app import cli
 from trainbus.cli.lazy import LAZY
 
 ROOT = Path(__file__).parent.parent.parent
-PAGES = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
+PAGES = [*sorted((ROOT / "docs").rglob("*.md")), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
 
 
 def load_generate():
