@@ -1,3 +1,5 @@
+import contextlib
+import http.client
 import json
 import re
 import socket
@@ -216,6 +218,10 @@ def test_a_client_that_does_not_read_is_dropped_and_nobody_waits(dashboard, unti
     reader = board.open(f"/api/events?after={fed - 3}")
     assert read_ids(reader, 2) == [fed - 2, fed - 1]
     reader.close()
+    with contextlib.suppress(ConnectionError, http.client.IncompleteRead):
+        answer = sleeper.getresponse()
+        while answer.readline():
+            pass
     sleeper.close()
 
 
