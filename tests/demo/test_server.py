@@ -10,10 +10,7 @@ import urllib.request
 
 import pytest
 
-from trainbus.demo import tasks
 from trainbus.demo.tiny_model import make_base
-from trainbus.trainer_node.config import TrainerConfig
-from trainbus.trainer_node.job import run_job
 
 
 def call(url, body=None):
@@ -28,12 +25,17 @@ def call(url, body=None):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """An untaught base with LoRA checkpoints of one run."""
+    """An untaught base, and two checkpoints of it with random adapters: weights that differ for certain."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
     root = tmp_path_factory.mktemp("demo")
     base = make_base(root / "base", steps=0)
-    file = tasks.write(tasks.training(64, 3, []), root / "train.jsonl")
-    options = {"max_steps": 4, "save_steps": 2, "batch_size": 4, "max_length": 64, "learning_rate": 0.05, "warmup": 0}
-    run_job(TrainerConfig(model=str(base), data=str(file), output=str(root / "out"), **options), root=root / "home")
+    for step in (2, 4):
+        torch.manual_seed(step)
+        adapters = LoraConfig(r=4, lora_alpha=64, target_modules="all-linear", task_type="CAUSAL_LM", init_lora_weights=False)
+        get_peft_model(AutoModelForCausalLM.from_pretrained(base), adapters).save_pretrained(root / "out" / f"checkpoint-{step}")
     return root
 
 

@@ -20,7 +20,8 @@ def config(tiny_base, questions, tmp_path):
 
     def make(**given):
         defaults = {
-            "model": str(tiny_base), "data": str(questions), "output": str(tmp_path / "out"), "method": "full", "max_steps": 8, "save_steps": 3,
+            "model": str(tiny_base), "data": str(questions), "output": str(tmp_path / "out"), "method": "full",
+            "max_steps": 8, "save_steps": 3,
             "batch_size": 2, "learning_rate": 1e-3, "warmup": 2, "max_length": 64, "lora_r": 4, "lora_alpha": 8,
         }  # fmt: skip
         return TrainerConfig(**(defaults | given))

@@ -103,9 +103,7 @@ def test_padding_has_no_attention_and_no_loss(tokenizer):
     """A batch is as long as its longest example."""
     dataset = tokenize([Example(text="a"), Example(text="abcd")], tokenizer, 100)
     batch = Collator(tokenizer.pad_token_id)([dataset[0], dataset[1]])
-    assert {name: tuple(value.shape) for name, value in batch.items()} == {
-        name: (2, 5) for name in ("input_ids", "attention_mask", "labels")
-    }
+    assert {name: tuple(value.shape) for name, value in batch.items()} == dict.fromkeys(("input_ids", "attention_mask", "labels"), (2, 5))
     assert batch["attention_mask"].tolist() == [[1, 1, 0, 0, 0], [1, 1, 1, 1, 1]]
     assert batch["labels"][0, 2:].tolist() == [IGNORED] * 3
     assert batch["input_ids"][0, 2:].tolist() == [tokenizer.pad_token_id] * 3

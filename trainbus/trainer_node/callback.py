@@ -98,6 +98,7 @@ class TrainbusCallback(TrainerCallback):
         self._train_phase = ExitStack()
         self._loss: Any = None
         self._grad_norm: Any = None
+        self._group: dict[str, Any] = {}
         self._learning_rate: Any = None
         self._batch_examples = self._batch_tokens = 0
         self._examples, self._tokens = examples, tokens
@@ -168,18 +169,14 @@ class TrainbusCallback(TrainerCallback):
     # -- Trainer's events
 
     @contained
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def on_train_begin(self, args: Any, state: Any, control: Any, *, optimizer: Any = None, **_: Any) -> None:
         """The first step is about to begin."""
         if self._trainer is None:
             log.warning("trainbus: this callback is not attached, so nothing is published: use attach(trainer, run)")
             return
+        self._group = optimizer.param_groups[0]  # the dict lives as long as the training; the way to it is a detour at each step
         self._train_phase.enter_context(self._phase("train"))
         self._mark = time.perf_counter()
-
-    @contained
-    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, *, optimizer: Any = None, **_: Any) -> None:
-        """Gradients are ready: this is the learning rate that they are applied with."""
-        self._learning_rate = optimizer.param_groups[0]["lr"]
 
     @contained
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -214,7 +211,7 @@ class TrainbusCallback(TrainerCallback):
             name.removeprefix(prefix): float(value) for name, value in metrics.items() if isinstance(value, int | float) and name != "epoch"
         }
         dataset = prefix.removeprefix("eval_").strip("_")
-        measured = {name: value for name, value in values.items() if name not in _SPEEDS}
+        measured: dict[str, Any] = {name: value for name, value in values.items() if name not in _SPEEDS}
         self._run.eval(state.global_step, dataset=dataset, duration=values.get("runtime"), **measured)
         self._evaluated = (state.global_step, {f"eval_{name}": value for name, value in measured.items()})
         self._control.finish(self._control.take("evaluate"), "done", result=measured)
@@ -243,6 +240,7 @@ class TrainbusCallback(TrainerCallback):
 
     def _training_step(self, original: Callable[..., Any], model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         loss = original(model, inputs, *args, **kwargs)
+        self._learning_rate = self._group.get("lr")  # now, because the schedule has moved on when the step ends
         # Detached and already divided for gradient accumulation: the sum over micro-batches is the loss that Trainer logs.
         self._loss = loss if self._loss is None else self._loss + loss
         ids = inputs.get("input_ids") if hasattr(inputs, "get") else None
