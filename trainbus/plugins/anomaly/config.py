@@ -7,91 +7,43 @@ Metrics are named exactly or by a shell pattern (``*``, ``?``, ``[...]``; ``*`` 
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated
 
 from msgspec import Meta, Struct, field
 
 from trainbus.bus.events import Severity
-
-RuleName: TypeAlias = Literal["non_finite", "loss_spike", "z_score", "new_best"]
-Pattern: TypeAlias = Annotated[str, Meta(min_length=1)]
-Samples: TypeAlias = Annotated[int, Meta(ge=2, le=1_000)]
-Steps: TypeAlias = Annotated[int, Meta(ge=1, le=100_000)]
-
-
-class RuleConfig(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
-    """What every rule can be told.
-
-    Args:
-        enabled: False switches the rule off.
-        metrics: Names or patterns of the series that it watches.
-        severity: Of its alerts.
-        clear_after: So many quiet values in a row end an incident.
-    """
-
-    enabled: bool = True
-    metrics: tuple[Pattern, ...] = ("loss",)
-    severity: Severity = "warning"
-    clear_after: Steps = 10
-
-
-class NonFiniteConfig(RuleConfig, kw_only=True, frozen=True, forbid_unknown_fields=True):
-    """``[plugin.anomaly.rules.non_finite]``: a NaN or an infinity."""
-
-    metrics: tuple[Pattern, ...] = ("*loss", "*grad_norm")
-    severity: Severity = "critical"
-
-
-class LossSpikeConfig(RuleConfig, kw_only=True, frozen=True, forbid_unknown_fields=True):
-    """``[plugin.anomaly.rules.loss_spike]``: value > (1 + threshold) x mean of the ``window`` values before it.
-
-    Args:
-        skip_signed: Leave a series alone once it has been negative: relative thresholds mean nothing around 0.
-        adapt_after: So many values in a row above the threshold become the new normal.
-    """
-
-    threshold: Annotated[float, Meta(gt=0, le=1_000)] = 0.3
-    window: Samples = 5
-    skip_signed: bool = True
-    adapt_after: Steps = 50
-
-
-class ZScoreConfig(RuleConfig, kw_only=True, frozen=True, forbid_unknown_fields=True):
-    """``[plugin.anomaly.rules.z_score]``: further than ``threshold`` standard deviations from the mean of the values before.
-
-    Args:
-        side: "above" for series where only high is bad; "both" for \\|z\\|.
-        min_samples: So many values are needed before the rule says anything.
-        relative_floor: The standard deviation counts as at least this part of the mean.
-        adapt_after: So many outliers in a row become the new normal.
-    """
-
-    metrics: tuple[Pattern, ...] = ("loss", "grad_norm")
-    severity: Severity = "info"
-    threshold: Annotated[float, Meta(gt=0, le=1_000)] = 3.0
-    window: Samples = 50
-    min_samples: Samples = 10
-    side: Literal["above", "below", "both"] = "above"
-    relative_floor: Annotated[float, Meta(ge=0, le=1)] = 0.01
-    adapt_after: Steps = 50
-
-
-class NewBestConfig(RuleConfig, kw_only=True, frozen=True, forbid_unknown_fields=True):
-    """``[plugin.anomaly.rules.new_best]``: better than the best so far by more than ``min_improvement`` of it."""
-
-    metrics: tuple[Pattern, ...] = ("eval/*loss",)
-    severity: Severity = "info"
-    direction: Literal["min", "max"] = "min"
-    min_improvement: Annotated[float, Meta(ge=0, lt=1)] = 0.02
+from trainbus.plugins.anomaly.rules import best, divergence, finite, gradients, learning, plateau, schedule, spike
+from trainbus.plugins.anomaly.rules.base import AnyRule
 
 
 class RulesConfig(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
     """``[plugin.anomaly.rules]``: one table for each rule."""
 
-    non_finite: NonFiniteConfig = field(default_factory=NonFiniteConfig)
-    loss_spike: LossSpikeConfig = field(default_factory=LossSpikeConfig)
-    z_score: ZScoreConfig = field(default_factory=ZScoreConfig)
-    new_best: NewBestConfig = field(default_factory=NewBestConfig)
+    non_finite: finite.NonFiniteConfig = field(default_factory=finite.NonFiniteConfig)
+    loss_spike: spike.LossSpikeConfig = field(default_factory=spike.LossSpikeConfig)
+    divergence: divergence.DivergenceConfig = field(default_factory=divergence.DivergenceConfig)
+    grad_spike: gradients.GradSpikeConfig = field(default_factory=gradients.GradSpikeConfig)
+    grad_vanishing: gradients.GradVanishingConfig = field(default_factory=gradients.GradVanishingConfig)
+    clipping_saturated: gradients.ClippingConfig = field(default_factory=gradients.ClippingConfig)
+    lr_glitch: schedule.LearningRateConfig = field(default_factory=schedule.LearningRateConfig)
+    plateau: plateau.PlateauConfig = field(default_factory=plateau.PlateauConfig)
+    stuck_loss: finite.StuckConfig = field(default_factory=finite.StuckConfig)
+    overfit: learning.OverfitConfig = field(default_factory=learning.OverfitConfig)
+    accuracy_drop: learning.AccuracyDropConfig = field(default_factory=learning.AccuracyDropConfig)
+    new_best: best.NewBestConfig = field(default_factory=best.NewBestConfig)
+
+    def enabled(self) -> list[AnyRule]:
+        """The rules that are switched on, in the order in which they speak."""
+        classes: dict[str, type[AnyRule]] = {
+            rule.name: rule
+            for rule in (
+                finite.NonFinite, spike.LossSpike, divergence.Divergence, gradients.GradSpike, gradients.GradVanishing,
+                gradients.ClippingSaturated, schedule.LearningRateGlitch, plateau.Plateau, finite.StuckLoss, learning.Overfit,
+                learning.AccuracyDrop, best.NewBest,
+            )
+        }  # fmt: skip
+        rules = [classes[name](getattr(self, name)) for name in self.__struct_fields__]
+        return [rule for rule in rules if rule.config.enabled is not False]
 
 
 class SnapshotConfig(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
@@ -106,7 +58,7 @@ class SnapshotConfig(Struct, kw_only=True, frozen=True, forbid_unknown_fields=Tr
 
     enabled: bool = True
     severities: tuple[Severity, ...] = ("critical",)
-    rules: tuple[RuleName, ...] = ()
+    rules: tuple[str, ...] = ()
     directory: str = ""
     min_free_bytes: Annotated[int, Meta(ge=0)] = 10 * 1024**3
 
@@ -116,3 +68,7 @@ class AnomalyConfig(Struct, kw_only=True, frozen=True, forbid_unknown_fields=Tru
 
     rules: RulesConfig = field(default_factory=RulesConfig)
     snapshot: SnapshotConfig = field(default_factory=SnapshotConfig)
+
+    def active_rules(self) -> list[AnyRule]:
+        """The rules that are switched on, in the order in which they speak."""
+        return self.rules.enabled()

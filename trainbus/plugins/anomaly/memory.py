@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import msgspec
 from msgspec import Struct, field
 
 from trainbus.bus.events import Checkpoint
-from trainbus.plugins.anomaly.incidents import Incident
+from trainbus.plugins.anomaly.incidents import Episode, Incident
 from trainbus.plugins.anomaly.observations import Observation
-from trainbus.plugins.anomaly.rules import Memory
+from trainbus.plugins.anomaly.track import Track
 
 HISTORY = 10
-"""Last values of a metric that a snapshot tells."""
+"""Last values of a metric that an alert and a snapshot tell."""
 MAX_SERIES = 256
 """Series of one run; further names are not watched, so that metrics named after examples can't fill the memory."""
 MAX_CHECKPOINTS = 16
@@ -29,32 +30,60 @@ class Kept(Struct, array_like=True):
     host: str
 
 
+class Lowest(Struct, array_like=True):
+    """The lowest value of a loss and its step."""
+
+    step: int
+    value: float
+
+
 class RunMemory(Struct, array_like=True):
-    """One run. ``series`` is by rule, then by metric; ``open`` and ``news`` by rule and metric; ``lowest`` is of every loss."""
+    """One run.
+
+    Args:
+        last_step: Of the last step event.
+        last_time: The latest stamp seen, ns.
+        tracks: The windows of the watched series.
+        memories: What each rule remembers, by series, then by rule.
+        episodes: Rules that are broken now, by rule and series.
+        incidents: Open alerts by id.
+        news: The alert of each rule that announces news, by rule and series.
+        quiet_until: Steps before which a rule with a cooldown stays silent, by rule and series.
+        history: Last (step, value) pairs of every series.
+        lowest: Of every loss.
+        checkpoints: Complete ones.
+    """
 
     last_step: int = 0
     last_time: int = 0
-    series: dict[str, dict[str, Memory]] = field(default_factory=dict)
-    open: dict[str, Incident] = field(default_factory=dict)
+    epoch: float | None = None
+    tracks: dict[str, Track] = field(default_factory=dict)
+    memories: dict[str, dict[str, Any]] = field(default_factory=dict)
+    episodes: dict[str, Episode] = field(default_factory=dict)
+    incidents: dict[str, Incident] = field(default_factory=dict)
     news: dict[str, Incident] = field(default_factory=dict)
+    quiet_until: dict[str, int] = field(default_factory=dict)
     history: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
-    lowest: dict[str, tuple[int, float]] = field(default_factory=dict)
+    lowest: dict[str, Lowest] = field(default_factory=dict)
     checkpoints: list[Kept] = field(default_factory=list)
 
     def note(self, observation: Observation) -> bool:
         """Add a value to the history; False when it belongs to one series too many."""
-        values = self.history.get(observation.metric)
+        metric, value = observation.metric, observation.value
+        values = self.history.get(metric)
         if values is None:
             if len(self.history) >= MAX_SERIES:
                 return False
-            values = self.history[observation.metric] = []
-        values.append((observation.step, observation.value))
+            values = self.history[metric] = []
+        values.append((observation.step, value))
         if len(values) > HISTORY:
             del values[0]
-        if observation.metric.endswith("loss") and math.isfinite(observation.value) and observation.value != 0.0:
-            lowest = self.lowest.get(observation.metric)
-            if lowest is None or observation.value < lowest[1]:
-                self.lowest[observation.metric] = (observation.step, observation.value)
+        if metric[-4:] == "loss" and math.isfinite(value) and value != 0.0:
+            lowest = self.lowest.get(metric)
+            if lowest is None:
+                self.lowest[metric] = Lowest(observation.step, value)
+            elif value < lowest.value:
+                lowest.step, lowest.value = observation.step, value
         return True
 
     def note_checkpoint(self, event: Checkpoint) -> None:
@@ -71,11 +100,17 @@ class RunMemory(Struct, array_like=True):
         return max((kept for kept in self.checkpoints if kept.host == host and kept.step < step), key=lambda kept: kept.step, default=None)
 
 
-_encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(RunMemory)
+def encode(memory: RunMemory) -> bytes:
+    """For the plugin's durable state."""
+    return msgspec.msgpack.encode(memory)
 
-encode = _encoder.encode
-"""``encode(memory) -> bytes`` for the plugin's durable state."""
 
-decode = _decoder.decode
-"""``decode(bytes) -> RunMemory``; raises ``msgspec.DecodeError`` for bytes of another version."""
+def decode(content: Any) -> RunMemory:
+    """Take a memory back: what `encode` gave, or the same as msgpack holds it. What rules remember stays as msgpack holds it.
+
+    Raises:
+        msgspec.DecodeError: It was written by another version.
+    """
+    if isinstance(content, bytes):
+        return msgspec.msgpack.decode(content, type=RunMemory)
+    return content if isinstance(content, RunMemory) else msgspec.convert(content, RunMemory)

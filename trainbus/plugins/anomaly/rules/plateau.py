@@ -1,0 +1,118 @@
+"""A run that does not learn."""
+
+from __future__ import annotations
+
+from math import isfinite, sqrt
+from typing import TYPE_CHECKING, ClassVar
+
+from msgspec import field
+
+from trainbus.plugins.anomaly.observations import Observation
+from trainbus.plugins.anomaly.rules.base import Count, Finding, Fraction, Memory, Ratio, Rule, RuleConfig
+from trainbus.plugins.anomaly.track import Track
+
+BLOCKS = 32
+"""Means of equally many values that cover the whole run; when they are full, neighbours are merged."""
+
+if TYPE_CHECKING:
+    from trainbus.plugins.anomaly.memory import RunMemory
+
+
+class PlateauConfig(RuleConfig, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """``[plugin.anomaly.rules.plateau]``.
+
+    Args:
+        share: So much of the run so far is flat.
+        improvement: An improvement by less than this part of the loss over that stretch is none.
+        min_samples: So many values are needed before the rule says anything.
+        floor: A smaller loss is left alone: the task is solved.
+        high: The loss must still be above this part of its first value: below it, much was learned and flat means done.
+        precision: The stretch must be known so well: twice the standard error of the improvement, as a part of the loss.
+    """
+
+    clear_after: Count = 50
+    share: Fraction = 0.8
+    improvement: Fraction = 0.005
+    min_samples: Count = 100
+    floor: Ratio = 0.1
+    high: Fraction = 0.6
+    precision: Fraction = 0.01
+
+
+class Blocks(Memory, array_like=True):
+    """Means over the whole run at falling resolution: at most `BLOCKS` of them."""
+
+    means: list[float] = field(default_factory=list)
+    size: int = 1
+    total: float = 0.0
+    filled: int = 0
+    count: int = 0
+    lr_zero: int = 0
+    since: int = -1
+
+    def take(self, value: float) -> bool:
+        """Add a value; True when a block has become full."""
+        self.count += 1
+        self.total += value
+        self.filled += 1
+        if self.filled < self.size:
+            return False
+        self.means.append(self.total / self.size)
+        self.total, self.filled = 0.0, 0
+        if len(self.means) >= BLOCKS:
+            self.means = [(one + other) / 2 for one, other in zip(self.means[::2], self.means[1::2], strict=True)]
+            self.size *= 2
+        return True
+
+
+class Plateau(Rule[PlateauConfig, Blocks]):
+    """Over the last ``share`` of the run so far, the loss has not improved by ``improvement``, and is known well enough to say so.
+
+    The run is kept as 16 to 32 block means. The improvement is that from the first to the last third of the stretch; its standard error
+    follows from the scatter of neighbouring blocks. A loss that has fallen far below its first value is not called a plateau: from
+    the outside a finished run and a stuck one look alike, so only a run that is flat for most of its life far above zero is.
+    """
+
+    name: ClassVar[str] = "plateau"
+    kind: ClassVar[str] = "plateau"
+    group: ClassVar[str] = "learning"
+    advice: ClassVar[str] = "Check labels and loss mask, that parameters are trainable, and the learning rate; then the model's wiring."
+    memory = Blocks
+
+    def judge(self, memory: Blocks, observation: Observation, track: Track, run: RunMemory) -> Finding | None:
+        """Flat for most of the run? Looks when a block is full; between, nothing has changed."""
+        config, value = self.config, observation.value
+        if not isfinite(value) or track.signed:
+            return None
+        if run.epoch is not None and run.epoch < 1:
+            return None
+        full = memory.take(value)
+        if not full or memory.count < config.min_samples:
+            return _still(memory, observation) if memory.since >= 0 else None
+        means = memory.means
+        stretch = means[int(len(means) * (1 - config.share)) :]
+        third = len(stretch) // 3
+        early, late = sum(stretch[:third]) / third, sum(stretch[-third:]) / third
+        changes = sorted(abs(one - other) for one, other in zip(stretch, stretch[1:], strict=False))
+        error = 1.05 * changes[len(changes) // 2] * sqrt(2 / third)
+        flat = (
+            early - late + 2 * error < max(config.improvement, config.precision) * late
+            and early - late < config.improvement * late
+            and late > config.floor
+            and late > config.high * track.first
+        )
+        if not flat:
+            memory.since = -1
+            return None
+        if memory.since < 0:
+            memory.since = observation.step
+        message = (
+            f"{observation.metric} has been flat at {late:.4g} for {config.share:.0%} of the run up to step {observation.step}:"
+            f" it was {early:.4g} at the beginning of that stretch."
+        )
+        return Finding(1.0, message, {"value": late, "baseline": early, "error": error, "values": memory.count, "share": config.share})
+
+
+def _still(memory: Blocks, observation: Observation) -> Finding:
+    """Between two looks: what the last look said holds."""
+    return Finding(1.0, f"{observation.metric} is still flat.", {"value": observation.value})
