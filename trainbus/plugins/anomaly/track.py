@@ -11,7 +11,7 @@ from math import isfinite
 
 from msgspec import Struct, field
 
-WINDOW = 32
+WINDOW = 64
 """Values in the window: long enough that a median ignores fifteen outliers, short enough to follow a falling loss."""
 NEAR = 9
 """Values in the short level: follows a falling loss, and a median of nine ignores four outliers."""

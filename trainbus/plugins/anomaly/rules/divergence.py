@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, ClassVar
 from trainbus.bus.events import Severity
 from trainbus.plugins.anomaly.observations import Observation
 from trainbus.plugins.anomaly.rules.base import Deviations, Finding, Memory, Ratio, Rule, RuleConfig, Samples
-from trainbus.plugins.anomaly.track import NEAR, WINDOW, Track
+from trainbus.plugins.anomaly.track import NEAR, Track
 
+LEVEL = 32
+"""Values whose median is the level."""
 BORDER_DROP = 0.12
 """A fall by this part of the level from one stretch of `NEAR` values to the next is an epoch border, when the level was flat before."""
 BACK = 0.02
@@ -70,13 +72,13 @@ class Divergence(Rule[DivergenceConfig, Lowest]):
         """Still above?"""
         if track.signed or track.count < self.config.min_samples or not isfinite(observation.value):
             return None
-        config, level = self.config, track.median
+        config, level = self.config, _median(track.values[-LEVEL:])
         if level <= 0:
             return None
         if memory.step < 0 or level < memory.level:
             memory.level, memory.step = level, observation.step
-        if len(track.values) == WINDOW:
-            self._mark_border(memory, track)
+        if len(track.values) >= LEVEL:
+            self._mark_border(memory, track.values[-LEVEL:])
         yardstick = max(memory.level, memory.before)
         rise = level - yardstick
         if level <= memory.level * (1 + BACK):
@@ -98,18 +100,20 @@ class Divergence(Rule[DivergenceConfig, Lowest]):
             f" it is {level:.4g}, {rise / yardstick:.0%} above."
         )
         evidence = {
-            "value": level, "baseline": yardstick, "baseline_step": memory.step, "noise": track.noise, "window": len(track.values),
+            "value": level, "baseline": yardstick, "baseline_step": memory.step, "noise": track.noise, "window": min(len(track.values), LEVEL),
             "threshold": config.threshold,
         }  # fmt: skip
         return Finding(rise / yardstick, message, evidence, None, memory.since)
 
     @staticmethod
-    def _mark_border(memory: Lowest, track: Track) -> None:
+    def _mark_border(memory: Lowest, values: list[float]) -> None:
         """Notes the level before a sudden fall from a flat stretch."""
-        values = track.values
         if values[-1] >= values[0] * (1 - BORDER_DROP / 2):
             return  # nothing fell: most values end here
-        late = sorted(values[-NEAR:])[NEAR // 2]
-        first, second = sorted(values[:NEAR])[NEAR // 2], sorted(values[NEAR : 2 * NEAR])[NEAR // 2]
+        late, first, second = _median(values[-NEAR:]), _median(values[:NEAR]), _median(values[NEAR : 2 * NEAR])
         if late < (1 - BORDER_DROP) * second and abs(first - second) < FLAT * first:
             memory.before = second
+
+
+def _median(values: list[float]) -> float:
+    return sorted(values)[len(values) // 2]

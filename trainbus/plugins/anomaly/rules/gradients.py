@@ -33,7 +33,7 @@ class GradSpikeConfig(RuleConfig, kw_only=True, frozen=True, forbid_unknown_fiel
     factor: Ratio = 4.5
     early_factor: Ratio = 100.0
     critical_factor: Ratio = 10_000.0
-    deviations: Deviations = 6.0
+    deviations: Deviations = 0.0
     min_samples: Samples = 20
 
 

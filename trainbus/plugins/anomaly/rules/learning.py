@@ -31,10 +31,10 @@ class OverfitConfig(RuleConfig, kw_only=True, frozen=True, forbid_unknown_fields
 
     metrics: tuple[Pattern, ...] = EVAL_LOSS
     clear_after: Count = 2
-    rise: Ratio = 0.05
+    rise: Ratio = 0.04
     critical_rise: Ratio = 1.0
     fall: Fraction = 0.02
-    persist: Samples = 2
+    persist: Samples = 3
     train: str = "loss"
 
 

@@ -18,6 +18,12 @@ if TYPE_CHECKING:
     from trainbus.plugins.anomaly.memory import RunMemory
 
 
+NOTICEABLE = 0.1
+"""A loss that has fallen by this part of its first value has been learning."""
+NO_RATE = 12
+"""Values of a learning rate that was never above 0: by then the loss would have begun to fall if that were only a rounded number."""
+
+
 class PlateauConfig(RuleConfig, kw_only=True, frozen=True, forbid_unknown_fields=True):
     """``[plugin.anomaly.rules.plateau]``.
 
@@ -27,6 +33,7 @@ class PlateauConfig(RuleConfig, kw_only=True, frozen=True, forbid_unknown_fields
         min_samples: So many values are needed before the rule says anything.
         floor: A smaller loss is left alone: the task is solved.
         high: The loss must still be above this part of its first value: below it, much was learned and flat means done.
+        learning_rate: The series that tells why, when it has been 0 all the time.
         precision: The stretch must be known so well: twice the standard error of the improvement, as a part of the loss.
     """
 
@@ -37,6 +44,7 @@ class PlateauConfig(RuleConfig, kw_only=True, frozen=True, forbid_unknown_fields
     floor: Ratio = 0.1
     high: Fraction = 0.6
     precision: Fraction = 0.01
+    learning_rate: str = "learning_rate"
 
 
 class Blocks(Memory, array_like=True):
@@ -87,6 +95,9 @@ class Plateau(Rule[PlateauConfig, Blocks]):
         if run.epoch is not None and run.epoch < 1:
             return None
         full = memory.take(value)
+        rate = run.tracks.get(config.learning_rate)
+        if rate is not None and rate.count >= NO_RATE and rate.ordered[-1] == 0.0 and track.count >= NO_RATE:
+            return self._without_rate(observation, track)
         if not full or memory.count < config.min_samples:
             return _still(memory, observation) if memory.since >= 0 else None
         means = memory.means
@@ -111,6 +122,15 @@ class Plateau(Rule[PlateauConfig, Blocks]):
             f" it was {early:.4g} at the beginning of that stretch."
         )
         return Finding(1.0, message, {"value": late, "baseline": early, "error": error, "values": memory.count, "share": config.share})
+
+
+    @staticmethod
+    def _without_rate(observation: Observation, track: Track) -> Finding | None:
+        """The learning rate has been 0 for the whole window: the loss can't improve, however noisy it is."""
+        if track.median < (1 - NOTICEABLE) * track.first:
+            return None
+        message = f"{observation.metric} does not improve ({track.first:.4g}, now {track.median:.4g}): the learning rate has been 0."
+        return Finding(1.0, message, {"value": track.median, "baseline": track.first, "learning_rate": 0.0}, None, track.since)
 
 
 def _still(memory: Blocks, observation: Observation) -> Finding:

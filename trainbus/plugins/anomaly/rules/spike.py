@@ -25,6 +25,7 @@ class LossSpikeConfig(RuleConfig, kw_only=True, frozen=True, forbid_unknown_fiel
         single: In a log of every step, one value alone is a warning only when it rises by this much; less is a note.
         persist: In a log of every step, so many high values out of ``within`` are a warning.
         within: See there.
+        persist_sparse: The same where several steps lie between two logged values.
         min_samples: So many values are needed before the rule says anything.
         noise_floor: The standard deviation counts as at least this part of the level.
     """
@@ -32,9 +33,12 @@ class LossSpikeConfig(RuleConfig, kw_only=True, frozen=True, forbid_unknown_fiel
     clear_after: Count = 3
     threshold: Ratio = 0.25
     deviations: Deviations = 6.0
-    swings: Ratio = 1.5
+    lasting_threshold: Ratio = 0.15
+    lasting_deviations: Deviations = 4.0
+    swings: Ratio = 1.7
     single: Ratio = 1.0
     persist: Samples = 3
+    persist_sparse: Samples = 2
     within: Samples = 5
     min_samples: Samples = 8
     noise_floor: Annotated[float, Meta(ge=0, le=1)] = 0.01
@@ -42,6 +46,8 @@ class LossSpikeConfig(RuleConfig, kw_only=True, frozen=True, forbid_unknown_fiel
 
 FORGET = 0.997
 """How fast a swing is forgotten, a value: half of it in 230."""
+LONGEST = 200
+"""Values after which a spike that did not come back is left to `divergence`, and the new level counts."""
 
 
 class Spike(Memory, array_like=True):
@@ -50,6 +56,8 @@ class Spike(Memory, array_like=True):
     level: float = 0.0
     noise: float = 0.0
     bar: float = 0.0
+    low: float = 0.0
+    below: int = 0
     swing: float = 0.0
     rest: int = 0
     since: int = -1
@@ -78,46 +86,52 @@ class LossSpike(Rule[LossSpikeConfig, Spike]):
     def judge(self, memory: Spike, observation: Observation, track: Track, run: RunMemory) -> Finding | None:
         """Too far above the level?"""
         value = observation.value
-        if not isfinite(value) or value == 0.0 or track.signed or value < 0:
+        if not isfinite(value) or value <= 0.0 or track.signed or track.count < self.config.min_samples:
             return None
-        config = self.config
-        if memory.since >= 0:
-            return self._follow(memory, observation, track.stride)
-        if track.count < config.min_samples:
+        if memory.since < 0 and not self._begins(memory, observation, track):
             return None
+        return self._follow(memory, observation, track.stride)
+
+    def _begins(self, memory: Spike, observation: Observation, track: Track) -> bool:
+        """High enough to look closer? Then the level and the bars are fixed until the spike is over."""
+        config, value = self.config, observation.value
         level = track.near
         if memory.rest:
             memory.rest -= 1
         else:
             memory.swing = max(memory.swing * FORGET, level / value - 1)
-        if value <= (1 + config.threshold) * level:
-            return None
+        last = sorted(track.values[-3:])[1]
+        if value <= (1 + config.lasting_threshold) * last:
+            return False  # most values end here
         noise = max(track.noise, config.noise_floor * level)
-        bar = max((1 + max(config.threshold, config.swings * memory.swing)) * level, level + config.deviations * noise)
-        if value <= bar:
-            return None
-        memory.level, memory.noise, memory.since, memory.bar = level, noise, observation.step, bar
-        memory.high, memory.seen = 0, 0
-        return self._follow(memory, observation, track.stride)
+        level = min(level, last + 2 * noise)  # a steep fall without noise: the median of nine lags behind
+        usual = config.swings * memory.swing
+        low = level + max(max(config.lasting_threshold, usual) * level, config.lasting_deviations * noise)
+        if value <= low:
+            return False
+        memory.level, memory.noise, memory.low = level, noise, low
+        memory.bar = level + max(max(config.threshold, usual) * level, config.deviations * noise)
+        memory.since, memory.high, memory.seen = observation.step, 0, 0
+        return True
 
     def _follow(self, memory: Spike, observation: Observation, stride: int) -> Finding | None:
         config, value, level = self.config, observation.value, memory.level
-        # Half of the threshold keeps a spike going: it ends when the loss is back, not when it dips once.
-        high = value > (memory.bar if memory.seen == 0 else (memory.bar + level) / 2)
-        memory.high = ((memory.high << 1) | high) & ((1 << config.within) - 1)
+        memory.high = ((memory.high << 1) | (value > memory.low)) & ((1 << config.within) - 1)
+        # Half of the way keeps a spike going: it ends when the loss is back, not when it dips once.
+        memory.below = 0 if value > (level + memory.low) / 2 else memory.below + 1
         memory.seen += 1
-        if not memory.high & ((1 << config.clear_after) - 1) or memory.seen > 1_000:
+        if memory.below >= config.clear_after or memory.seen > LONGEST:
             memory.since, memory.rest = -1, NEAR
             return None
-        if not high:
-            return None
         rise = value / level - 1
-        lasting = memory.high.bit_count() >= config.persist
+        lasting = memory.high.bit_count() >= (config.persist if stride == 1 else config.persist_sparse)
+        if value <= (memory.low if lasting else memory.bar):
+            return None
         severity: Severity = config.severity if lasting or stride > 1 or rise > config.single else "info"
         message = f"{observation.metric} {value:.4g} at step {observation.step} is {rise:.0%} above {level:.4g}, its level before"
         message += f" step {memory.since}." if memory.seen > 1 else "."
         evidence = {
             "value": value, "baseline": level, "noise": memory.noise, "deviations": (value - level) / memory.noise,
-            "threshold": config.threshold, "stride": stride,
+            "threshold": config.lasting_threshold if lasting else config.threshold, "stride": stride,
         }  # fmt: skip
         return Finding(rise, message, evidence, severity, memory.since)
