@@ -16,7 +16,7 @@ from msgspec import Struct
 from trainbus.bus import events
 from trainbus.plugins.anomaly import incidents
 from trainbus.plugins.anomaly.memory import RunMemory, decode
-from trainbus.plugins.anomaly.observations import Observation, observations
+from trainbus.plugins.anomaly.observations import SILENCE, Observation, observations
 from trainbus.plugins.anomaly.rules import AnyRule
 from trainbus.plugins.anomaly.track import Track
 
@@ -24,6 +24,10 @@ MAX_RUNS = 32
 """Runs that are remembered; the one that was silent longest is forgotten first."""
 MAX_NAMES = 4_096
 """Metric names whose rules are looked up once; beyond that the table starts anew."""
+
+
+NOT_BUSY = frozenset({"train", "training"})
+"""Phases in which steps are due."""
 
 
 class DetectorStats(Struct, frozen=True, kw_only=True):
@@ -49,6 +53,7 @@ class Detector:
         self.rules = list(rules)
         self.runs: dict[str, RunMemory] = {}
         self._by_name = {rule.name: rule for rule in self.rules}
+        self._watches_silence = any(_matches(SILENCE, rule.config.metrics) for rule in self.rules)
         self._watchers: dict[str, tuple[tuple[AnyRule, str], ...]] = {}
         self._events = self._values = self._raised = self._cleared = self._ignored = 0
 
@@ -67,9 +72,12 @@ class Detector:
             alerts = self._end(memory, event)
         elif isinstance(event, events.Checkpoint):
             memory.note_checkpoint(event)
+            memory.clock = event.time
         else:
-            if isinstance(event, events.Step) and event.epoch is not None:
-                memory.epoch = event.epoch
+            if isinstance(event, events.Step):
+                self._progress(memory, event)
+            if self._watches_silence:
+                self._listen(memory, event, alerts)
             for observation in observations(event, memory.last_step):
                 self._values += 1
                 if memory.note(observation):
@@ -134,7 +142,30 @@ class Detector:
             open=sum(len(memory.incidents) for memory in self.runs.values()),
         )
 
-    def _observe(self, memory: RunMemory, run: str, observation: Observation, alerts: list[events.Alert]) -> None:
+    @staticmethod
+    def _progress(memory: RunMemory, event: events.Step) -> None:
+        if event.epoch is not None:
+            memory.epoch = event.epoch
+        rate = event.metrics.get("learning_rate")
+        if rate is not None:
+            memory.learning_rate = rate
+
+    def _listen(self, memory: RunMemory, event: events.AnyEvent, alerts: list[events.Alert]) -> None:
+        """How long it has been silent, by the stamps of the events. The silence that a step ends is remembered, others are only judged."""
+        if isinstance(event, events.Phase):
+            memory.busy = event.state != "ended" and event.name not in NOT_BUSY
+            memory.clock = event.time
+            return
+        if not event.time or (memory.busy and not isinstance(event, events.Step)):
+            return
+        ends = isinstance(event, events.Step)
+        if memory.clock and not memory.busy and event.time > memory.clock:
+            silence = Observation(SILENCE, memory.last_step, event.time, (event.time - memory.clock) / 1e9)
+            self._observe(memory, event.run, silence, alerts, take=ends)
+        if ends or isinstance(event, events.Eval | events.Checkpoint):
+            memory.clock, memory.busy = event.time, False
+
+    def _observe(self, memory: RunMemory, run: str, observation: Observation, alerts: list[events.Alert], *, take: bool = True) -> None:
         metric = observation.metric
         watching = self._watchers.get(metric)
         if watching is None:
@@ -154,7 +185,8 @@ class Detector:
             finding = rule.judge(remembered, observation, track, memory)
             if finding is not None or (memory.episodes and key in memory.episodes):
                 alerts += incidents.take(memory, rule, key, run, observation, finding)
-        track.take(observation.value, observation.step)
+        if take:
+            track.take(observation.value, observation.step)
 
     def _watching(self, metric: str) -> tuple[tuple[AnyRule, str], ...]:
         """The rules of a metric, each with the key of its episodes."""
@@ -167,6 +199,7 @@ class Detector:
     def _restart(self, memory: RunMemory) -> None:
         """A new process works on the run, perhaps from an earlier step: what was normal before says nothing about now."""
         memory.tracks.clear()
+        memory.clock, memory.busy = 0, False
         for series in memory.memories.values():
             for name in [name for name in series if not self._by_name[name].survives]:
                 del series[name]

@@ -152,7 +152,9 @@ def _quiet(memory: RunMemory, rule: AnyRule, key: str, run: str, observation: Ob
     if incident.open:
         return []
     del memory.incidents[incident.id]
-    message = f"Over at step {observation.step}: {episode.metric} has been quiet for {episode.quiet} values, after {episode.count} that were not."
+    message = (
+        f"Over at step {observation.step}: {episode.metric} has been quiet for {episode.quiet} values, after {episode.count} that were not."
+    )
     return [alert_of(memory, incident, run, observation.time, "cleared", message)]
 
 

@@ -8,7 +8,8 @@ from typing import Any
 import msgspec
 from msgspec import Struct, field
 
-from trainbus.bus.events import Checkpoint
+from trainbus.bus.events import Alert, Checkpoint
+from trainbus.plugins.anomaly.figures import Figures
 from trainbus.plugins.anomaly.incidents import Episode, Incident
 from trainbus.plugins.anomaly.observations import Observation
 from trainbus.plugins.anomaly.track import Track
@@ -43,6 +44,13 @@ class RunMemory(Struct, array_like=True):
     Args:
         last_step: Of the last step event.
         last_time: The latest stamp seen, ns.
+        epoch: Of the last step that named it.
+        clock: The last sign of progress, ns; 0 before the first.
+        busy: The trainer is in a phase (evaluating, saving) in which no steps are due.
+        learning_rate: The last one.
+        figures: What the running figures are made of.
+        acted: Steps at which each action was taken.
+        wanted: Snapshots of the next checkpoint that are still to be made: alert by id.
         tracks: The windows of the watched series.
         memories: What each rule remembers, by series, then by rule.
         episodes: Rules that are broken now, by rule and series.
@@ -57,6 +65,9 @@ class RunMemory(Struct, array_like=True):
     last_step: int = 0
     last_time: int = 0
     epoch: float | None = None
+    clock: int = 0
+    busy: bool = False
+    learning_rate: float | None = None
     tracks: dict[str, Track] = field(default_factory=dict)
     memories: dict[str, dict[str, Any]] = field(default_factory=dict)
     episodes: dict[str, Episode] = field(default_factory=dict)
@@ -66,6 +77,9 @@ class RunMemory(Struct, array_like=True):
     history: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
     lowest: dict[str, Lowest] = field(default_factory=dict)
     checkpoints: list[Kept] = field(default_factory=list)
+    figures: Figures = field(default_factory=Figures)
+    acted: dict[str, int] = field(default_factory=dict)
+    wanted: dict[str, Alert] = field(default_factory=dict)
 
     def note(self, observation: Observation) -> bool:
         """Add a value to the history; False when it belongs to one series too many."""

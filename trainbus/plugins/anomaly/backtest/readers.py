@@ -41,7 +41,9 @@ def read(path: Path) -> Iterator[events.AnyEvent]:
 
         return read_folder(path)
     if not path.is_file():
-        raise DataError(f"{path} does not exist.", hint="Name a CSV, JSONL or trainer_state.json file, or a TensorBoard folder.", file=str(path))
+        raise DataError(
+            f"{path} does not exist.", hint="Name a CSV, JSONL or trainer_state.json file, or a TensorBoard folder.", file=str(path)
+        )
     readers = {".csv": _csv, ".tsv": _csv, ".jsonl": _jsonl, ".ndjson": _jsonl, ".json": _json}
     reader = readers.get(path.suffix.lower())
     if reader is None:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 Pattern: TypeAlias = Annotated[str, Meta(min_length=1)]
 Samples: TypeAlias = Annotated[int, Meta(ge=1, le=1_000)]
 Count: TypeAlias = Annotated[int, Meta(ge=1, le=100_000)]
+Cooldown: TypeAlias = Annotated[int, Meta(ge=0, le=1_000_000)]
 Ratio: TypeAlias = Annotated[float, Meta(ge=0, le=1_000)]
 Fraction: TypeAlias = Annotated[float, Meta(ge=0, le=1)]
 Deviations: TypeAlias = Annotated[float, Meta(ge=0, le=1_000)]
@@ -36,7 +37,7 @@ class RuleConfig(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
     metrics: tuple[Pattern, ...] = ("loss",)
     severity: Severity = "warning"
     clear_after: Count = 10
-    cooldown: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
+    cooldown: Cooldown = 0
 
 
 class Finding(Struct, frozen=True):
@@ -61,6 +62,31 @@ class Memory(Struct, array_like=True):
     """Base of what rules remember of a series: small, of a fixed size, and msgpack can hold it."""
 
 
+class Nothing(Memory, array_like=True):
+    """For rules that need no memory."""
+
+
+class Streak(Memory, array_like=True):
+    """How many values in a row, and since when."""
+
+    length: int = 0
+    since: int = -1
+
+    def extend(self, holds: bool, step: int) -> int:
+        """Count one more value; returns the length of the unbroken streak."""
+        if not holds:
+            self.length = 0
+            return 0
+        if not self.length:
+            self.since = step
+        self.length += 1
+        return self.length
+
+
+DEFAULT = frozenset({"default"})
+CLASSIC = frozenset({"classic"})
+BOTH = DEFAULT | CLASSIC
+
 C = TypeVar("C", bound=RuleConfig)
 M = TypeVar("M", bound=Memory)
 
@@ -75,12 +101,14 @@ class Rule(Generic[C, M]):
         advice: One sentence: what to do.
         lasting: True when a finding is a condition that begins and ends; False when it is news that replaces the last news.
         survives: The memory is kept over a resume.
+        presets: In which of these it is switched on.
     """
 
     name: ClassVar[str]
     kind: ClassVar[str]
     group: ClassVar[str] = "stability"
     advice: ClassVar[str]
+    presets: ClassVar[frozenset[str]] = DEFAULT
     lasting: ClassVar[bool] = True
     survives: ClassVar[bool] = False
     memory: type[M]

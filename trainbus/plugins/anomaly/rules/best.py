@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from trainbus.bus.events import Severity
 from trainbus.plugins.anomaly.observations import Observation
-from trainbus.plugins.anomaly.rules.base import Finding, Fraction, Memory, Pattern, Rule, RuleConfig
+from trainbus.plugins.anomaly.rules.base import BOTH, Finding, Fraction, Memory, Pattern, Rule, RuleConfig
 from trainbus.plugins.anomaly.track import Track
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ class NewBest(Rule[NewBestConfig, Best]):
     advice: ClassVar[str] = "The checkpoint of this step is the one to keep."
     lasting: ClassVar[bool] = False
     survives: ClassVar[bool] = True
+    presets: ClassVar[frozenset[str]] = BOTH
     memory = Best
 
     def judge(self, memory: Best, observation: Observation, track: Track, run: RunMemory) -> Finding | None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from trainbus.bus.events import Severity
 from trainbus.plugins.anomaly.observations import Observation
-from trainbus.plugins.anomaly.rules.base import Count, Finding, Memory, Pattern, Ratio, Rule, RuleConfig
+from trainbus.plugins.anomaly.rules.base import BOTH, Count, Finding, Memory, Nothing, Pattern, Ratio, Rule, RuleConfig
 from trainbus.plugins.anomaly.track import Track
 
 if TYPE_CHECKING:
@@ -21,10 +21,6 @@ class NonFiniteConfig(RuleConfig, kw_only=True, frozen=True, forbid_unknown_fiel
     severity: Severity = "critical"
 
 
-class Nothing(Memory, array_like=True):
-    """For rules that need no memory."""
-
-
 class NonFinite(Rule[NonFiniteConfig, Nothing]):
     """Fires at the very step whose value is NaN, inf or -inf."""
 
@@ -33,6 +29,7 @@ class NonFinite(Rule[NonFiniteConfig, Nothing]):
     advice: ClassVar[str] = (
         "Stop the run and resume from the last checkpoint before this step with a lower learning rate or clipped gradients."
     )
+    presets: ClassVar[frozenset[str]] = BOTH
     memory = Nothing
 
     def judge(self, memory: Nothing, observation: Observation, track: Track, run: RunMemory) -> Finding | None:

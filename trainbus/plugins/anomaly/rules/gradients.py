@@ -7,8 +7,19 @@ from typing import TYPE_CHECKING, ClassVar
 
 from trainbus.bus.events import Severity
 from trainbus.plugins.anomaly.observations import Observation
-from trainbus.plugins.anomaly.rules.base import Count, Deviations, Finding, Fraction, Memory, Pattern, Ratio, Rule, RuleConfig, Samples
-from trainbus.plugins.anomaly.rules.finite import Nothing
+from trainbus.plugins.anomaly.rules.base import (
+    Count,
+    Deviations,
+    Finding,
+    Fraction,
+    Nothing,
+    Pattern,
+    Ratio,
+    Rule,
+    RuleConfig,
+    Samples,
+    Streak,
+)
 from trainbus.plugins.anomaly.track import WINDOW, Track
 
 GRAD_NORM: tuple[Pattern, ...] = ("grad_norm", "*/grad_norm")
@@ -75,33 +86,16 @@ class GradVanishingConfig(RuleConfig, kw_only=True, frozen=True, forbid_unknown_
     persist: Samples = 3
 
 
-class Run(Memory, array_like=True):
-    """How many values in a row, and since when."""
-
-    length: int = 0
-    since: int = -1
-
-    def extend(self, holds: bool, step: int) -> int:
-        """Count one more value; returns the length of the unbroken run."""
-        if not holds:
-            self.length = 0
-            return 0
-        if not self.length:
-            self.since = step
-        self.length += 1
-        return self.length
-
-
-class GradVanishing(Rule[GradVanishingConfig, Run]):
+class GradVanishing(Rule[GradVanishingConfig, Streak]):
     """``value < below``, or ``value < fraction * median(last 32)``, ``persist`` times in a row: nothing is learned any more."""
 
     name: ClassVar[str] = "grad_vanishing"
     kind: ClassVar[str] = "grad_vanishing"
     group: ClassVar[str] = "learning"
     advice: ClassVar[str] = "Check that parameters require gradients, that the loss depends on them, and that fp16 does not underflow."
-    memory = Run
+    memory = Streak
 
-    def judge(self, memory: Run, observation: Observation, track: Track, run: RunMemory) -> Finding | None:
+    def judge(self, memory: Streak, observation: Observation, track: Track, run: RunMemory) -> Finding | None:
         """Next to nothing?"""
         value, config = observation.value, self.config
         low = value < config.below or (track.count > 0 and value < config.fraction * track.median)

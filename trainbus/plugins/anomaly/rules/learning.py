@@ -148,4 +148,6 @@ class AccuracyDrop(Rule[AccuracyDropConfig, Accuracies]):
             f"{observation.metric} {value:.4g} at step {observation.step} is {fall:.0%} below {level:.4g}, its level before step"
             f" {memory.since}; it is the {memory.low}. low one in a row."
         )
-        return Finding(fall, message, {"value": value, "baseline": level, "window": len(values), "threshold": config.drop}, None, memory.since)
+        return Finding(
+            fall, message, {"value": value, "baseline": level, "window": len(values), "threshold": config.drop}, None, memory.since
+        )

@@ -123,7 +123,6 @@ class Plateau(Rule[PlateauConfig, Blocks]):
         )
         return Finding(1.0, message, {"value": late, "baseline": early, "error": error, "values": memory.count, "share": config.share})
 
-
     @staticmethod
     def _without_rate(observation: Observation, track: Track) -> Finding | None:
         """The learning rate has been 0 for the whole window: the loss can't improve, however noisy it is."""

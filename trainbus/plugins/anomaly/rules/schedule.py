@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from trainbus.plugins.anomaly.memory import RunMemory
 
 
+LEARNING_RATE: tuple[Pattern, ...] = ("learning_rate", "lr")
+
+
 class LearningRateConfig(RuleConfig, kw_only=True, frozen=True, forbid_unknown_fields=True):
     """``[plugin.anomaly.rules.lr_glitch]``.
 
@@ -28,7 +31,7 @@ class LearningRateConfig(RuleConfig, kw_only=True, frozen=True, forbid_unknown_f
         loss: The series that tells whether anything is learned while the learning rate is said to be 0.
     """
 
-    metrics: tuple[Pattern, ...] = ("learning_rate", "lr")
+    metrics: tuple[Pattern, ...] = LEARNING_RATE
     clear_after: Count = 3
     jump: Fraction = 0.25
     zeros: Samples = 5
