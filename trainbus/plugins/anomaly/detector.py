@@ -26,6 +26,8 @@ MAX_NAMES = 4_096
 """Metric names whose rules are looked up once; beyond that the table starts anew."""
 
 
+KINDS = ("run_started", "run_ended", "phase", "step", "eval", "sample", "checkpoint", "system", "metric")
+"""Kinds of events that it looks at; the plugin has a hook for each."""
 NOT_BUSY = frozenset({"train", "training"})
 """Phases in which steps are due."""
 

@@ -19,11 +19,13 @@ import msgspec
 from trainbus.bus import events
 from trainbus.errors import DataError
 
-TRAIN_NAMES = {"train_loss": "loss", "train/loss": "loss", "training_loss": "loss", "lr": "learning_rate", "train/learning_rate": "learning_rate",
-               "train/grad_norm": "grad_norm", "gradient_norm": "grad_norm", "train/lr": "learning_rate"}  # fmt: skip
+TRAIN_NAMES = {"train_loss": "loss", "train/loss": "loss", "training_loss": "loss", "lr": "learning_rate", "train/lr": "learning_rate",
+               "train/grad_norm": "grad_norm", "gradient_norm": "grad_norm", "train/learning_rate": "learning_rate"}  # fmt: skip
 EVAL_PREFIXES = ("eval_", "eval/", "val_", "val/", "valid_", "valid/", "validation_", "validation/", "test_", "test/")
 STEP_NAMES = ("step", "global_step", "_step", "iter", "iteration", "train/global_step")
 TIME_NAMES = ("time", "timestamp", "_timestamp", "wall_time")
+FORMATS = (".csv", ".tsv", ".jsonl", ".ndjson", ".json")
+"""Endings of files that can be read."""
 BACK_TO = {"null": math.nan, "none": math.nan}
 
 
@@ -32,12 +34,11 @@ def read(path: Path) -> Iterator[events.AnyEvent]:
 
     Raises:
         DataError: It can't be read, or is none of these.
-        ModuleNotFoundError: A TensorBoard folder without the package ``tensorboard``.
     """
     if path.is_dir():
         if (path / "trainer_state.json").is_file():
             return read(path / "trainer_state.json")
-        from trainbus.plugins.anomaly.backtest.tensorboard import read_folder
+        from trainbus.plugins.anomaly.backtest.tensorboard import read_folder  # which needs `from_rows`
 
         return read_folder(path)
     if not path.is_file():

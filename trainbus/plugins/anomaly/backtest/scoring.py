@@ -135,6 +135,19 @@ def by_rule(scores: Iterable[FileScore]) -> dict[str, tuple[int, int]]:
     return dict(sorted(table.items()))
 
 
+def by_kind(scores: Iterable[FileScore]) -> dict[str, tuple[int, int, float | None]]:
+    """For each kind of label its count, how many were hit, and the median delay in points."""
+    table: dict[str, list[Hit]] = {}
+    for one in scores:
+        for hit in one.hits:
+            table.setdefault(hit.label.kind, []).append(hit)
+    made: dict[str, tuple[int, int, float | None]] = {}
+    for kind, hits in sorted(table.items()):
+        delays = sorted(hit.delay_points for hit in hits if hit.delay_points is not None)
+        made[kind] = (len(hits), len(delays), delays[len(delays) // 2] if delays else None)
+    return made
+
+
 def _hit(run: LabelledRun, label: Label, last: int, scored: Sequence[FoundLine], steps: Sequence[int]) -> Hit:
     inside = [line for line in scored if label.start_step <= line.step <= last]
     if not inside:
