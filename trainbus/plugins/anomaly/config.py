@@ -29,6 +29,7 @@ class SnapshotConfig(Struct, kw_only=True, frozen=True, forbid_unknown_fields=Tr
         directory: Where to; empty for ``snapshots/`` beside the checkpoint root.
         min_free_bytes: So much must stay free on that disk.
         events: So many of the last events of the run are kept beside it.
+        keep_days: Older snapshots are removed, but for those of best models; 0 for never.
     """
 
     enabled: bool = True
@@ -39,6 +40,7 @@ class SnapshotConfig(Struct, kw_only=True, frozen=True, forbid_unknown_fields=Tr
     directory: str = ""
     min_free_bytes: Annotated[int, Meta(ge=0)] = 10 * 1024**3
     events: Annotated[int, Meta(ge=0, le=10_000)] = 200
+    keep_days: Annotated[float, Meta(ge=0, le=36_500)] = 0.0
 
 
 class ActionConfig(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):

@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from trainbus.bus import events
 from trainbus.plugins.anomaly import incidents
+from trainbus.plugins.anomaly.evidence import told
 from trainbus.plugins.anomaly.memory import RunMemory, decode
 from trainbus.plugins.anomaly.observations import SILENCE, Observation, observations
 from trainbus.plugins.anomaly.rules import AnyRule
@@ -70,6 +71,7 @@ class Detector:
         alerts: list[events.Alert] = []
         if isinstance(event, events.RunStarted):
             self._restart(memory)
+            memory.ended = False
         elif isinstance(event, events.RunEnded):
             alerts = self._end(memory, event)
         elif isinstance(event, events.Checkpoint):
@@ -78,6 +80,8 @@ class Detector:
         else:
             if isinstance(event, events.Step):
                 self._progress(memory, event)
+            elif isinstance(event, events.Sample):
+                memory.note_sample(told(event))
             if self._watches_silence:
                 self._listen(memory, event, alerts)
             for observation in observations(event, memory.last_step):
@@ -212,6 +216,7 @@ class Detector:
             return []
         alerts = incidents.end_all(memory, event.run, event.time, f"The run ended ({event.outcome}) while this was still so.")
         self._restart(memory)
+        memory.ended = True
         return alerts
 
 

@@ -33,7 +33,7 @@ class Episode(Struct, array_like=True):
 
     Args:
         incident: Id of the alert that tells it.
-        step: At which it was said, with its present severity.
+        step: At which it was said: of a note that has become a warning, when it became one.
         start: Where it began.
         last: The last step that broke the rule.
         count: Values that broke the rule.
@@ -131,7 +131,9 @@ def _again(memory: RunMemory, run: str, observation: Observation, episode: Episo
     episode.evidence |= finding.evidence
     episode.message = finding.message
     if worse:
-        episode.severity, episode.step = severity, observation.step
+        if episode.severity == "info":
+            episode.step = observation.step  # a note has become an alert: that is when it was said
+        episode.severity = severity
     incident = memory.incidents[episode.incident]
     if RANK[episode.severity] > RANK[incident.lead.severity] or incident.lead.rule == episode.rule:
         incident.lead = episode
@@ -160,9 +162,7 @@ def _quiet(memory: RunMemory, rule: AnyRule, key: str, run: str, observation: Ob
 
 def end_all(memory: RunMemory, run: str, time: int, message: str) -> list[Alert]:
     """Close what is open."""
-    alerts = []
-    for incident in list(memory.incidents.values()):
-        alerts.append(alert_of(memory, incident, run, time, "cleared", message))
+    alerts = [alert_of(memory, incident, run, time, "cleared", message) for incident in memory.incidents.values()]
     memory.incidents.clear()
     memory.episodes.clear()
     return alerts

@@ -18,6 +18,8 @@ HISTORY = 10
 """Last values of a metric that an alert and a snapshot tell."""
 MAX_SERIES = 256
 """Series of one run; further names are not watched, so that metrics named after examples can't fill the memory."""
+MAX_KEPT = 64
+"""Alerts whose snapshot is remembered as made."""
 MAX_CHECKPOINTS = 16
 """Complete checkpoints that are remembered for snapshots."""
 
@@ -51,6 +53,9 @@ class RunMemory(Struct, array_like=True):
         figures: What the running figures are made of.
         acted: Steps at which each action was taken.
         wanted: Snapshots of the next checkpoint that are still to be made: alert by id.
+        kept: Alerts for which a snapshot was made.
+        samples: The last ones, for snapshots.
+        ended: The run has ended.
         tracks: The windows of the watched series.
         memories: What each rule remembers, by series, then by rule.
         episodes: Rules that are broken now, by rule and series.
@@ -80,6 +85,9 @@ class RunMemory(Struct, array_like=True):
     figures: Figures = field(default_factory=Figures)
     acted: dict[str, int] = field(default_factory=dict)
     wanted: dict[str, Alert] = field(default_factory=dict)
+    kept: list[str] = field(default_factory=list)
+    samples: list[dict[str, Any]] = field(default_factory=list)
+    ended: bool = False
 
     def note(self, observation: Observation) -> bool:
         """Add a value to the history; False when it belongs to one series too many."""
@@ -99,6 +107,16 @@ class RunMemory(Struct, array_like=True):
             elif value < lowest.value:
                 lowest.step, lowest.value = observation.step, value
         return True
+
+    def note_sample(self, sample: dict[str, Any]) -> None:
+        """Remember one of the last samples."""
+        self.samples.append(sample)
+        if len(self.samples) > HISTORY:
+            del self.samples[0]
+
+    def note_kept(self, alert: str) -> None:
+        """A snapshot was made (or refused) for this alert: its updates ask for no second one."""
+        self.kept = [*self.kept, alert][-MAX_KEPT:]
 
     def note_checkpoint(self, event: Checkpoint) -> None:
         """Follow a checkpoint through its states; a path that is written again holds no older checkpoint any more."""

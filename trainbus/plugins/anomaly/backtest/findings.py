@@ -26,7 +26,7 @@ class FoundLine(Struct, kw_only=True):
         alert: Id of the incident's alert; findings with the same one are one incident.
         kind: In the words of labels.
         severity: The highest that it reached.
-        step: At which that severity was said.
+        step: At which it was said; of a note that has become a warning, when it became one.
         start_step: Where it began.
         end_step: The last step that broke the rule.
     """

@@ -58,7 +58,7 @@ _PAGE = (
 
 
 def _figure(chart: Chart, found: Sequence[FoundLine], *, page: bool) -> list[str]:
-    wanted = [name for name in ("loss", "eval/loss") if name in chart.series]
+    wanted: list[str] = [name for name in ("loss", "eval/loss") if name in chart.series]
     metrics = [wanted] if wanted else []
     metrics += [[name] for name in dict.fromkeys(line.metric for line in found) if name in chart.series and name not in wanted]
     drawn = [_svg(chart, names, found) for names in metrics] or [_svg(chart, list(chart.series)[:1], found)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from math import isfinite, sqrt
 from typing import TYPE_CHECKING, ClassVar
 
@@ -104,7 +105,7 @@ class Plateau(Rule[PlateauConfig, Blocks]):
         stretch = means[int(len(means) * (1 - config.share)) :]
         third = len(stretch) // 3
         early, late = sum(stretch[:third]) / third, sum(stretch[-third:]) / third
-        changes = sorted(abs(one - other) for one, other in zip(stretch, stretch[1:], strict=False))
+        changes = sorted(abs(one - other) for one, other in pairwise(stretch))
         error = 1.05 * changes[len(changes) // 2] * sqrt(2 / third)
         flat = (
             early - late + 2 * error < max(config.improvement, config.precision) * late

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from math import isfinite
 from typing import TYPE_CHECKING, ClassVar
 
@@ -62,7 +63,7 @@ class RisingLoss(Rule[RisingConfig, Window]):
         memory.add(observation.value, config.window)
         if len(values) < config.window:
             return None
-        share = sum(late > early for early, late in zip(values, values[1:], strict=False)) / (len(values) - 1)
+        share = sum(late > early for early, late in pairwise(values)) / (len(values) - 1)
         if share < config.share:
             return None
         message = (
@@ -174,7 +175,7 @@ class LossVariance(Rule[VarianceConfig, Window]):
 
 
 class OscillationConfig(VarianceConfig, kw_only=True, frozen=True, forbid_unknown_fields=True):
-    """``[plugin.anomaly.rules.loss_oscillation]``: as `loss_variance`, over 20 values: σ above half the mean."""
+    """``[plugin.anomaly.rules.loss_oscillation]``: as `loss_variance`, over 20 values: a standard deviation above half the mean."""
 
     window: Samples = 20
 
@@ -327,7 +328,7 @@ class MemoryLeak(Rule[LeakConfig, Growth]):
         if len(steps) < config.window or passed <= 0:
             return None
         rate = (sizes[-1] - sizes[0]) / passed
-        ups = sum(late > early for early, late in zip(sizes, sizes[1:], strict=False))
+        ups = sum(late > early for early, late in pairwise(sizes))
         if rate <= config.mib_a_step or ups < 0.8 * (len(sizes) - 1):
             return None
         message = f"{observation.metric} has grown by {rate:.1f} MiB a step over the last {passed} steps, to {sizes[-1]:.0f} MiB."
