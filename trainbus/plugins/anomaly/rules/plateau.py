@@ -43,7 +43,7 @@ class PlateauConfig(RuleConfig, kw_only=True, frozen=True, forbid_unknown_fields
     improvement: Fraction = 0.005
     min_samples: Count = 100
     floor: Ratio = 0.1
-    high: Fraction = 0.6
+    high: Fraction = 0.5
     precision: Fraction = 0.01
     learning_rate: str = "learning_rate"
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from trainbus.plugins.anomaly.observations import Observation
-from trainbus.plugins.anomaly.rules.base import Count, Finding, Fraction, Memory, Pattern, Rule, RuleConfig, Samples
+from trainbus.plugins.anomaly.rules.base import Count, Finding, Fraction, Memory, Pattern, Ratio, Rule, RuleConfig, Samples
 from trainbus.plugins.anomaly.track import Track
 
 NO_WARM_UP = 3
 """Values in a row that don't rise end the warm-up."""
+SMALLEST = 0.01
+"""Of the peak: smaller jumps are rounding."""
 LEARNED = 0.9
 """A loss below this part of its first value has been learning: the learning rate can't have been 0."""
 
@@ -25,6 +27,7 @@ class LearningRateConfig(RuleConfig, kw_only=True, frozen=True, forbid_unknown_f
 
     Args:
         jump: From one value to the next, as a part of the peak so far.
+        factor: After the warm-up, upwards, also by this factor.
         zeros: So many exact zeros in a row, when no decay led there.
         floor: A decay may end in zeros from this part of the peak.
         restarts: The schedule has warm restarts: jumps from near the floor up to the peak are none of ours.
@@ -34,6 +37,7 @@ class LearningRateConfig(RuleConfig, kw_only=True, frozen=True, forbid_unknown_f
     metrics: tuple[Pattern, ...] = LEARNING_RATE
     clear_after: Count = 3
     jump: Fraction = 0.25
+    factor: Ratio = 2.0
     zeros: Samples = 5
     floor: Fraction = 0.05
     restarts: bool = False
@@ -57,7 +61,7 @@ class Schedule(Memory, array_like=True):
 
 
 class LearningRateGlitch(Rule[LearningRateConfig, Schedule]):
-    """``|value - last| > jump * peak`` after the first warm-up, or ``zeros`` exact zeros that no decay led to.
+    """``|value - last| > jump * peak`` or ``value > factor * last`` after the first warm-up, or ``zeros`` exact zeros that no decay led to.
 
     The warm-up lasts until the learning rate falls or stays for three values; a jump out of a steady stretch is no warm-up. The step is
     scaled to the usual distance of the log, so that a hole in a log is no jump. A restart (from near the floor to about the peak) is
@@ -93,9 +97,11 @@ class LearningRateGlitch(Rule[LearningRateConfig, Schedule]):
     def _jump(self, memory: Schedule, observation: Observation, stride: int) -> Finding | None:
         value, last, config = observation.value, memory.last, self.config
         distance = abs(value - last)
-        if distance <= config.jump * memory.peak or not memory.warm:
+        # Upwards is never a decay: there a factor counts too, which finds a jump late in the schedule.
+        factor = value > config.factor * last and distance > SMALLEST * memory.peak
+        if not memory.warm or not (factor or distance > config.jump * memory.peak):
             return None
-        if memory.stride and stride > memory.stride and distance * memory.stride <= config.jump * memory.peak * stride:
+        if memory.stride and stride > memory.stride and not factor and distance * memory.stride <= config.jump * memory.peak * stride:
             return None
         if value > last and last <= config.floor * memory.peak * 2 and value <= 1.05 * memory.peak:
             cycle = observation.step - memory.restarted if memory.restarted >= 0 else observation.step
