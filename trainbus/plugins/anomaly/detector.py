@@ -56,6 +56,7 @@ class Detector:
         self.rules = list(rules)
         self.runs: dict[str, RunMemory] = {}
         self._by_name = {rule.name: rule for rule in self.rules}
+        self._read = {name for rule in self.rules for name in rule.reads()}
         self._watches_silence = any(_matches(SILENCE, rule.config.metrics) for rule in self.rules)
         self._watchers: dict[str, tuple[tuple[AnyRule, str], ...]] = {}
         self._events = self._values = self._raised = self._cleared = self._ignored = 0
@@ -176,7 +177,7 @@ class Detector:
         watching = self._watchers.get(metric)
         if watching is None:
             watching = self._watching(metric)
-        if not watching:
+        if not watching and metric not in self._read:
             return
         track = memory.tracks.get(metric)
         if track is None:

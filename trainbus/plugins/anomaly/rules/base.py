@@ -117,6 +117,10 @@ class Rule(Generic[C, M]):
         self.config = config
         self.parameters: dict[str, Any] = to_builtins(config)
 
+    def reads(self) -> tuple[str, ...]:
+        """Series whose tracks it looks at beside the one that it judges."""
+        return ()
+
     def judge(self, memory: M, observation: Observation, track: Track, run: RunMemory) -> Finding | None:
         """Judge one value and then remember it. The judgement never includes the value in what it is compared with.
 

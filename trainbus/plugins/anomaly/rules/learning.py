@@ -59,6 +59,10 @@ class Overfit(Rule[OverfitConfig, Minimum]):
     advice: ClassVar[str] = "Keep the checkpoint of the lowest evaluation loss and stop; more data, fewer epochs or dropout go further."
     memory = Minimum
 
+    def reads(self) -> tuple[str, ...]:
+        """The train loss."""
+        return (self.config.train,)
+
     def judge(self, memory: Minimum, observation: Observation, track: Track, run: RunMemory) -> Finding | None:
         """Further and further apart?"""
         config, value = self.config, observation.value

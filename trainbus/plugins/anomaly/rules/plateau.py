@@ -88,6 +88,10 @@ class Plateau(Rule[PlateauConfig, Blocks]):
     advice: ClassVar[str] = "Check labels and loss mask, that parameters are trainable, and the learning rate; then the model's wiring."
     memory = Blocks
 
+    def reads(self) -> tuple[str, ...]:
+        """What tells whether the other is real."""
+        return (self.config.learning_rate,)
+
     def judge(self, memory: Blocks, observation: Observation, track: Track, run: RunMemory) -> Finding | None:
         """Flat for most of the run? Looks when a block is full; between, nothing has changed."""
         config, value = self.config, observation.value

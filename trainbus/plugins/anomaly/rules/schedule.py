@@ -75,6 +75,10 @@ class LearningRateGlitch(Rule[LearningRateConfig, Schedule]):
     advice: ClassVar[str] = "Check the scheduler: its state after a resume, its total number of steps, and who else sets the learning rate."
     memory = Schedule
 
+    def reads(self) -> tuple[str, ...]:
+        """What tells whether the other is real."""
+        return (self.config.loss,)
+
     def judge(self, memory: Schedule, observation: Observation, track: Track, run: RunMemory) -> Finding | None:
         """Off the schedule?"""
         value, last = observation.value, memory.last

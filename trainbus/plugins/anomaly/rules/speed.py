@@ -64,8 +64,9 @@ class ThroughputLoss(Rule[ThroughputConfig, Speed]):
             return None
         memory.fast += config.alpha * (value - memory.fast)
         if memory.fast >= config.below * memory.slow:
-            # The first values after the warm-up weigh as in a plain mean, so that one slow first step is no baseline.
-            memory.slow += max(config.slow_alpha, 1 / (memory.count - config.warm_up)) * (value - memory.slow)
+            if value >= (1 + config.below) / 2 * memory.slow:  # a fall must not pull its own yardstick down
+                # The first values after the warm-up weigh as in a plain mean, so that one slow first step is no baseline.
+                memory.slow += max(config.slow_alpha, 1 / (memory.count - config.warm_up)) * (value - memory.slow)
             return None
         share = memory.fast / memory.slow
         message = f"{observation.metric} is at {memory.fast:.4g} ({share:.0%} of {memory.slow:.4g}) at step {observation.step}."

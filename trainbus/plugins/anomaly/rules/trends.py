@@ -278,6 +278,10 @@ class ValidationGap(Rule[GapConfig, Nothing]):
     advice: ClassVar[str] = "Stop early, or regularise: the model knows its training data better than anything else."
     memory = Nothing
 
+    def reads(self) -> tuple[str, ...]:
+        """The train loss."""
+        return (self.config.train,)
+
     def judge(self, memory: Nothing, observation: Observation, track: Track, run: RunMemory) -> Finding | None:
         """Far apart?"""
         train = run.tracks.get(self.config.train)
