@@ -106,7 +106,9 @@ def healthy(folder):
         rows = defaultdict(dict)
         for event in read(folder / name):
             prefix = "eval/" if isinstance(event, Eval) else ""
-            rows[event.step] |= {"epoch": getattr(event, "epoch", None)} | {prefix + metric: value for metric, value in event.metrics.items()}
+            rows[event.step] |= {"epoch": getattr(event, "epoch", None)} | {
+                prefix + metric: value for metric, value in event.metrics.items()
+            }
         series = [(step, row) for step, row in sorted(rows.items()) if "loss" in row]
         if len(series) >= SHORTEST and min(row["loss"] for _, row in series) > 0:
             yield name, series
@@ -218,7 +220,10 @@ def cases(folder, seed, places):
                     rows, place = rows[first : place + AFTER], place - first
                     if kind == "accuracy drop":  # few evaluations: the whole run, thinned
                         rows = complete(series, noise)[:: max(1, len(series) // 600)]
-                        rows = [(step, dict(row)) for step, row in complete([(s, {k: v for k, v in r.items() if k != "eval/accuracy"}) for s, r in rows], noise)]
+                        rows = [
+                            (step, dict(row))
+                            for step, row in complete([(s, {k: v for k, v in r.items() if k != "eval/accuracy"}) for s, r in rows], noise)
+                        ]
                         place = noise.randrange(len(rows) // 4, len(rows) * 3 // 4)
                 rows = [(step, dict(row)) for step, row in rows]
                 yield kind, metric, rows, place, change(rows, place, noise)
@@ -264,7 +269,11 @@ def main():
         counts[kind] += 1
         last = max(place + length, place + LATE)
         order = {step: number for number, (step, _) in enumerate(rows)}
-        inside = [order[line.step] for line in backtest("r", events_of(rows), config) if line.severity != "info" and place <= order[line.step] <= last]
+        inside = [
+            order[line.step]
+            for line in backtest("r", events_of(rows), config)
+            if line.severity != "info" and place <= order[line.step] <= last
+        ]
         if inside:
             hits["trainbus"][kind] += 1
             delays[kind].append(min(inside) - place)
@@ -286,11 +295,22 @@ def main():
     }
     if arguments.json:
         arguments.json.write_text(json.dumps(result, indent=1) + "\n")
-    print(f"{points:,} healthy points; false alarms: trainbus {false}, " + ", ".join(f"{name} {count}" for name, count in peer_false.items()))
-    print("\n| injected | cases | trainbus | median delay | " + " | ".join(peer.name for peer in PEERS) + " |\n|" + " --- |" * (4 + len(PEERS)))
+    print(
+        f"{points:,} healthy points; false alarms: trainbus {false}, " + ", ".join(f"{name} {count}" for name, count in peer_false.items())
+    )
+    print(
+        "\n| injected | cases | trainbus | median delay | "
+        + " | ".join(peer.name for peer in PEERS)
+        + " |\n|"
+        + " --- |" * (4 + len(PEERS))
+    )
     for kind in counts:
         cells = [f"{result['recall'][peer.name][kind]:.2f} / {result['recall'][f'{peer.name}, no more false'][kind]:.2f}" for peer in PEERS]
-        print(f"| {kind} | {counts[kind]} | {result['recall']['trainbus'][kind]:.2f} | {result['median_delay'].get(kind, '-')} | " + " | ".join(cells) + " |")
+        print(
+            f"| {kind} | {counts[kind]} | {result['recall']['trainbus'][kind]:.2f} | {result['median_delay'].get(kind, '-')} | "
+            + " | ".join(cells)
+            + " |"
+        )
     cells = [f"{result['overall'][peer.name]:.2f} / {result['overall'][f'{peer.name}, no more false']:.2f}" for peer in PEERS]
     print(f"| all | {sum(counts.values())} | {result['overall']['trainbus']:.2f} | | " + " | ".join(cells) + " |")
     print(f"| false alarms | | {false} | | " + " | ".join(f"{peer_false[peer.name]} / at most {false}" for peer in PEERS) + " |")

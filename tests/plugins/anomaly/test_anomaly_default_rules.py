@@ -40,9 +40,7 @@ def test_a_value_that_is_no_number_is_critical_at_its_own_step(value):
     assert raised(only("loss_spike"), steps([*noisy(1.0, 40), value, *noisy(1.0, 40, seed=2)])) == []
 
 
-@pytest.mark.parametrize(
-    ("rise", "length", "severity"), [(1.5, 1, "info"), (2.5, 1, "warning"), (1.5, 3, "warning"), (1.1, 10, None)]
-)
+@pytest.mark.parametrize(("rise", "length", "severity"), [(1.5, 1, "info"), (2.5, 1, "warning"), (1.5, 3, "warning"), (1.1, 10, None)])
 def test_in_a_log_of_every_step_a_short_small_spike_is_a_note_and_a_lasting_or_high_one_a_warning(rise, length, severity):
     """One odd batch is no instability."""
     values = noisy(3.0, 60)
@@ -207,7 +205,7 @@ def test_an_accuracy_that_falls_by_a_third_for_three_evaluations_is_a_drop():
 
 def test_any_metric_can_be_watched_for_outliers_and_only_that_one():
     """By name or pattern."""
-    feed = steps(noisy(5.0, 60) + [9.0], metric="reward/mean", loss=[*noisy(5.0, 60), 9.0])
+    feed = steps([*noisy(5.0, 60), 9.0], metric="reward/mean", loss=[*noisy(5.0, 60), 9.0])
     assert [alert.evidence["metric"] for alert in said(only("outlier", metrics=["reward/*"]), feed)] == ["reward/mean"]
     assert raised(only("outlier"), feed) == []
 

@@ -20,8 +20,10 @@ if TYPE_CHECKING:
 PLUGIN = "anomaly"
 WORSE_BY = 1.5
 """An incident is updated when a score has grown by this factor: a long one gives a handful of updates, not one a step."""
-MAX_FINDINGS = 24
+MAX_FINDINGS = 12
 """Findings that one incident tells; what joins later is only counted."""
+HEAVY = frozenset({"parameters", "history"})
+"""Not kept of a finding that is over: an incident of many findings is a part of every state that is stored."""
 ROLL_BACK_FROM = 3
 """So many rules broken in one incident: the advice is to roll back."""
 ROLL_BACK = "Several rules agree that training is broken: stop, and go back to the last checkpoint before step {step}."
@@ -148,7 +150,7 @@ def _quiet(memory: RunMemory, rule: AnyRule, key: str, run: str, observation: Ob
     incident = memory.incidents[episode.incident]
     incident.open -= 1
     if len(incident.findings) < MAX_FINDINGS:
-        incident.findings.append(episode.tell())
+        incident.findings.append({name: value for name, value in episode.tell().items() if name not in HEAVY})
     else:
         incident.dropped += 1
     if incident.open:

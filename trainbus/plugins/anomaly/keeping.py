@@ -115,9 +115,7 @@ def _weights(file: Path) -> Iterator[str]:
     try:
         with file.open("rb") as stream:
             (length,) = struct.unpack("<Q", stream.read(8))
-            header = json.loads(stream.read(length)) if length < size else None
-        if header is None:
-            raise ValueError
+            header = json.loads(stream.read(min(length, size)))
         end = max((tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"), default=0)
     except (struct.error, ValueError, KeyError, TypeError, AttributeError):
         yield f"{file.name} has no whole header"

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
+
+import msgspec
 
 from trainbus.errors import DataError
-from trainbus.plugins.anomaly.backtest.scoring import Confidence, Label, LabelledRun
+from trainbus.plugins.anomaly.backtest.scoring import Label, LabelledRun
 
 NAMES = ("labels.json", "manifest.json")
 
@@ -53,9 +55,6 @@ def _run(run: dict[str, Any], path: Path) -> LabelledRun:
 
 def _label(one: Any, file: str, path: Path) -> Label:
     try:
-        confidence = one.get("confidence", "high")
-        if confidence not in get_args(Confidence):
-            raise ValueError(f"confidence {confidence!r}")
-        return Label(str(one["kind"]), int(one["start_step"]), int(one["end_step"]), confidence)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        return msgspec.convert(one, Label)
+    except msgspec.ValidationError as error:
         raise DataError(f"{path}: a label of {file} is wrong: {error}.", hint=_HINT, file=str(path), found=str(one)) from error

@@ -98,10 +98,11 @@ def _svg(chart: Chart, names: Sequence[str], found: Sequence[FoundLine]) -> str:
     for line in found:
         if line.metric in names or (line.metric not in chart.series and "loss" in names):
             left, right = x(min(max(line.start_step, first), last)), x(min(max(line.end_step, first), last))
+            colour, said = COLOURS[line.severity], x(line.step)
             parts.append(
-                f'<rect x="{left - 1:.1f}" y="{TOP}" width="{max(right - left, 2):.1f}" height="{inner_height}" fill="{COLOURS[line.severity]}"'
-                f' opacity="0.18"/><line x1="{x(line.step):.1f}" x2="{x(line.step):.1f}" y1="{TOP}" y2="{TOP + inner_height}"'
-                f' stroke="{COLOURS[line.severity]}"><title>{escape(f"{line.rule}: {line.message}")}</title></line>'
+                f'<rect x="{left - 1:.1f}" y="{TOP}" width="{max(right - left, 2):.1f}" height="{inner_height}" fill="{colour}"'
+                f' opacity="0.18"/><line x1="{said:.1f}" x2="{said:.1f}" y1="{TOP}" y2="{TOP + inner_height}"'
+                f' stroke="{colour}"><title>{escape(f"{line.rule}: {line.message}")}</title></line>'
             )
     for number, name in enumerate(names):
         line_points = _thin(chart.series.get(name, []), inner_width)

@@ -19,6 +19,9 @@ PATTERN = "*tfevents*"
 MAX_RECORD = 64 * 1024 * 1024
 """Bytes; a scalar takes fifty. More is a file of something else."""
 FLOAT, DOUBLE = 1, 2
+VARINT, LENGTH = 0, 2
+FIXED = {1: 8, 5: 4}
+"""Bytes by wire type."""
 
 
 def read_folder(folder: Path) -> Iterator[events.AnyEvent]:
@@ -98,23 +101,24 @@ def _records(file: Path) -> Iterator[bytes]:
 def _fields(body: bytes, file: Path) -> Iterator[tuple[int, int | bytes]]:
     """The fields of a Protocol Buffer message: numbers as int, fixed and nested ones as bytes."""
     place = 0
-    try:
-        while place < len(body):
+    while place < len(body):
+        try:
             key, place = _varint(body, place)
-            number, form = key >> 3, key & 7
-            if form == 0:
-                value, place = _varint(body, place)
-                yield number, value
-                continue
-            size = 8 if form == 1 else 4
-            if form == 2:
-                size, place = _varint(body, place)
-            elif form not in (1, 5):
-                raise IndexError
-            yield number, body[place : place + size]
-            place += size
-    except IndexError as error:
-        raise DataError(f"{file} holds a record that can't be read.", hint="Is it a TensorBoard event file?", file=str(file)) from error
+            value, place = _content(body, place, key & 7)
+        except (IndexError, KeyError) as error:
+            raise DataError(f"{file} holds a record that can't be read.", hint="Is it a TensorBoard event file?", file=str(file)) from error
+        yield key >> 3, value
+
+
+def _content(body: bytes, place: int, form: int) -> tuple[int | bytes, int]:
+    """One field's value by its wire type, and where the next one begins. An unknown type raises KeyError."""
+    if form == VARINT:
+        return _varint(body, place)
+    if form == LENGTH:
+        size, place = _varint(body, place)
+    else:
+        size = FIXED[form]
+    return body[place : place + size], place + size
 
 
 def _varint(body: bytes, place: int) -> tuple[int, int]:

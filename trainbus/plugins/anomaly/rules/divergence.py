@@ -100,8 +100,8 @@ class Divergence(Rule[DivergenceConfig, Lowest]):
             f" it is {level:.4g}, {rise / yardstick:.0%} above."
         )
         evidence = {
-            "value": level, "baseline": yardstick, "baseline_step": memory.step, "noise": track.noise, "window": min(len(track.values), LEVEL),
-            "threshold": config.threshold,
+            "value": level, "baseline": yardstick, "baseline_step": memory.step, "noise": track.noise,
+            "window": min(len(track.values), LEVEL), "threshold": config.threshold,
         }  # fmt: skip
         return Finding(rise / yardstick, message, evidence, None, memory.since)
 

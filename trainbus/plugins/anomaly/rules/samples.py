@@ -1,6 +1,6 @@
 """Questions and answers: loss and correctness of the same sample only.
 
-A sample's confidence is ``exp(-loss)``, the geometric mean of its tokens' probabilities when its loss is their mean negative log-likelihood.
+A sample's confidence is ``exp(-loss)``: the geometric mean of its tokens' probabilities, as its loss is their mean negative log-likelihood.
 """
 
 from __future__ import annotations

@@ -156,5 +156,6 @@ class StalledRun(Rule[StalledConfig, Stalled]):
         limit = max(config.factor * track.ordered[-1], config.at_least)
         if silence <= limit:
             return None
-        message = f"No step for {silence:.0f} s after step {run.last_step}; the slowest of the last {len(track.values)} took {track.ordered[-1]:.2g} s."
+        message = f"No step for {silence:.0f} s after step {run.last_step};"
+        message += f" the slowest of the last {len(track.values)} took {track.ordered[-1]:.2g} s."
         return Finding(silence / limit, message, {"value": silence, "baseline": track.ordered[-1], "limit": limit})

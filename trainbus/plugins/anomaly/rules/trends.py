@@ -297,7 +297,7 @@ class ValidationGap(Rule[GapConfig, Nothing]):
 
 
 class LeakConfig(RuleConfig, kw_only=True, frozen=True, forbid_unknown_fields=True):
-    """``[plugin.anomaly.rules.memory_leak]``: growth by more than ``mib_a_step`` MiB a step over ``window`` samples, nearly all of them up."""
+    """``[plugin.anomaly.rules.memory_leak]``: more than ``mib_a_step`` MiB a step over ``window`` samples."""
 
     metrics: tuple[Pattern, ...] = ("host/trainer_mib", "memory_mib", "*/memory_mib")
     mib_a_step: Ratio = 10.0
