@@ -6,7 +6,7 @@ run's `RunMemory`, which the caller keeps together with its cursor.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -18,7 +18,7 @@ from trainbus.plugins.anomaly import incidents
 from trainbus.plugins.anomaly.evidence import told
 from trainbus.plugins.anomaly.memory import RunMemory, decode
 from trainbus.plugins.anomaly.observations import SILENCE, Observation, observations
-from trainbus.plugins.anomaly.rules import AnyRule
+from trainbus.plugins.anomaly.rules import AnyRule, Finding
 from trainbus.plugins.anomaly.track import Track
 
 MAX_RUNS = 32
@@ -31,6 +31,20 @@ KINDS = ("run_started", "run_ended", "phase", "step", "eval", "sample", "checkpo
 """Kinds of events that it looks at; the plugin has a hook for each."""
 NOT_BUSY = frozenset({"train", "training"})
 """Phases in which steps are due."""
+
+
+class Watch(Struct, frozen=True, kw_only=True):
+    """What is done with a metric.
+
+    Args:
+        rules: Name, judgement, key of the episodes, and the rule itself: taken apart here, not at every value.
+        tracked: Somebody wants to know something of it.
+        windowed: Somebody wants to know its last values.
+    """
+
+    rules: list[tuple[str, Callable[..., Finding | None], str, AnyRule]]
+    tracked: bool
+    windowed: bool
 
 
 class DetectorStats(Struct, frozen=True, kw_only=True):
@@ -58,7 +72,7 @@ class Detector:
         self._by_name = {rule.name: rule for rule in self.rules}
         self._read = {name for rule in self.rules for name in rule.reads()}
         self._watches_silence = any(_matches(SILENCE, rule.config.metrics) for rule in self.rules)
-        self._watchers: dict[str, tuple[tuple[AnyRule, str], ...]] = {}
+        self._watches: dict[str, Watch] = {}
         self._events = self._values = self._raised = self._cleared = self._ignored = 0
 
     def feed(self, event: events.AnyEvent) -> list[events.Alert]:
@@ -70,29 +84,25 @@ class Detector:
         if event.time > memory.last_time:
             memory.last_time = event.time
         alerts: list[events.Alert] = []
-        if isinstance(event, events.RunStarted):
+        if isinstance(event, events.Step):
+            self._progress(memory, event)
+        elif isinstance(event, events.RunStarted):
             self._restart(memory)
             memory.ended = False
         elif isinstance(event, events.RunEnded):
             alerts = self._end(memory, event)
         elif isinstance(event, events.Checkpoint):
             memory.note_checkpoint(event)
-            memory.clock = event.time
+        elif isinstance(event, events.Sample):
+            memory.note_sample(told(event))
+        if self._watches_silence:
+            self._listen(memory, event, alerts)
+        if isinstance(event, events.Step):
+            self._step(memory, event, alerts)
+            memory.last_step = event.step
         else:
-            if isinstance(event, events.Step):
-                self._progress(memory, event)
-            elif isinstance(event, events.Sample):
-                memory.note_sample(told(event))
-            if self._watches_silence:
-                self._listen(memory, event, alerts)
-            for observation in observations(event, memory.last_step):
-                self._values += 1
-                if memory.note(observation):
-                    self._observe(memory, event.run, observation, alerts)
-                else:
-                    self._ignored += 1
-            if isinstance(event, events.Step):
-                memory.last_step = event.step
+            for one in observations(event, memory.last_step):
+                self._value(memory, event.run, one.metric, one.step, one.time, one.value, one.sample, alerts)
         if alerts:
             self._raised += sum(alert.state == "raised" for alert in alerts)
             self._cleared += sum(alert.state == "cleared" for alert in alerts)
@@ -153,12 +163,16 @@ class Detector:
     def _progress(memory: RunMemory, event: events.Step) -> None:
         if event.epoch is not None:
             memory.epoch = event.epoch
+        if event.rank:
+            memory.ranked = True
         rate = event.metrics.get("learning_rate")
         if rate is not None:
             memory.learning_rate = rate
 
     def _listen(self, memory: RunMemory, event: events.AnyEvent, alerts: list[events.Alert]) -> None:
         """How long it has been silent, by the stamps of the events. The silence that a step ends is remembered, others are only judged."""
+        if isinstance(event, events.RunStarted | events.RunEnded):
+            return
         if isinstance(event, events.Phase):
             memory.busy = event.state != "ended" and event.name not in NOT_BUSY
             memory.clock = event.time
@@ -168,40 +182,68 @@ class Detector:
         ends = isinstance(event, events.Step)
         if memory.clock and not memory.busy and event.time > memory.clock:
             silence = Observation(SILENCE, memory.last_step, event.time, (event.time - memory.clock) / 1e9)
-            self._observe(memory, event.run, silence, alerts, take=ends)
+            self._observe(memory, event.run, self._watches.get(SILENCE) or self._watch(SILENCE), silence, alerts, take=ends)
         if ends or isinstance(event, events.Eval | events.Checkpoint):
             memory.clock, memory.busy = event.time, False
 
-    def _observe(self, memory: RunMemory, run: str, observation: Observation, alerts: list[events.Alert], *, take: bool = True) -> None:
-        metric = observation.metric
-        watching = self._watchers.get(metric)
-        if watching is None:
-            watching = self._watching(metric)
-        if not watching and metric not in self._read:
+    def _step(self, memory: RunMemory, event: events.Step, alerts: list[events.Alert]) -> None:
+        """As `observations`, but an `Observation` is made only where a rule looks at it: steps are most of all events."""
+        prefix = f"rank{event.rank}/" if event.rank else ""
+        for name, value in event.metrics.items():
+            self._value(memory, event.run, prefix + name, event.step, event.time, value, None, alerts)
+
+    def _value(
+        self,
+        memory: RunMemory,
+        run: str,
+        metric: str,
+        step: int,
+        time: int,
+        value: float,
+        sample: events.Sample | None,
+        alerts: list[events.Alert],
+    ) -> None:
+        self._values += 1
+        if not memory.note(metric, step, value):
+            self._ignored += 1
             return
+        watch = self._watches.get(metric) or self._watch(metric)
+        if watch.tracked:
+            self._observe(memory, run, watch, Observation(metric, step, time, value, sample), alerts)
+
+    def _observe(
+        self, memory: RunMemory, run: str, watch: Watch, observation: Observation, alerts: list[events.Alert], *, take: bool = True
+    ) -> None:
+        metric = observation.metric
         track = memory.tracks.get(metric)
         if track is None:
             track = memory.tracks[metric] = Track()
         known = memory.memories.get(metric)
         if known is None:
             known = memory.memories[metric] = {}
-        for rule, key in watching:
-            remembered = known.get(rule.name)
+        episodes = memory.episodes
+        for name, judge, key, rule in watch.rules:
+            remembered = known.get(name)
             if remembered is None:
-                remembered = known[rule.name] = rule.memory()
-            finding = rule.judge(remembered, observation, track, memory)
-            if finding is not None or (memory.episodes and key in memory.episodes):
+                remembered = known[name] = rule.memory()
+            finding = judge(remembered, observation, track, memory)
+            if finding is not None or (episodes and key in episodes):
                 alerts += incidents.take(memory, rule, key, run, observation, finding)
-        if take:
+        if take and watch.windowed:
             track.take(observation.value, observation.step)
 
-    def _watching(self, metric: str) -> tuple[tuple[AnyRule, str], ...]:
-        """The rules of a metric, each with the key of its episodes."""
-        if len(self._watchers) >= MAX_NAMES:
-            self._watchers.clear()
-        watching = tuple((rule, f"{rule.name}:{metric}") for rule in self.rules if _matches(metric, rule.config.metrics))
-        self._watchers[metric] = watching
-        return watching
+    def _watch(self, metric: str) -> Watch:
+        """What is done with a metric; looked up once."""
+        if len(self._watches) >= MAX_NAMES:
+            self._watches.clear()
+        rules = [rule for rule in self.rules if _matches(metric, rule.config.metrics)]
+        read = metric in self._read
+        watch = self._watches[metric] = Watch(
+            rules=[(rule.name, rule.judge, f"{rule.name}:{metric}", rule) for rule in rules],
+            tracked=bool(rules) or read,
+            windowed=read or any(rule.uses_track for rule in rules),
+        )
+        return watch
 
     def _restart(self, memory: RunMemory) -> None:
         """A new process works on the run, perhaps from an earlier step: what was normal before says nothing about now."""

@@ -11,7 +11,6 @@ from msgspec import Struct, field
 from trainbus.bus.events import Alert, Checkpoint
 from trainbus.plugins.anomaly.figures import Figures
 from trainbus.plugins.anomaly.incidents import Episode, Incident
-from trainbus.plugins.anomaly.observations import Observation
 from trainbus.plugins.anomaly.track import Track
 
 HISTORY = 10
@@ -72,6 +71,7 @@ class RunMemory(Struct, array_like=True):
     epoch: float | None = None
     clock: int = 0
     busy: bool = False
+    ranked: bool = False
     learning_rate: float | None = None
     tracks: dict[str, Track] = field(default_factory=dict)
     memories: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -89,23 +89,22 @@ class RunMemory(Struct, array_like=True):
     samples: list[dict[str, Any]] = field(default_factory=list)
     ended: bool = False
 
-    def note(self, observation: Observation) -> bool:
+    def note(self, metric: str, step: int, value: float) -> bool:
         """Add a value to the history; False when it belongs to one series too many."""
-        metric, value = observation.metric, observation.value
         values = self.history.get(metric)
         if values is None:
             if len(self.history) >= MAX_SERIES:
                 return False
             values = self.history[metric] = []
-        values.append((observation.step, value))
+        values.append((step, value))
         if len(values) > HISTORY:
             del values[0]
         if metric[-4:] == "loss" and math.isfinite(value) and value != 0.0:
             lowest = self.lowest.get(metric)
             if lowest is None:
-                self.lowest[metric] = Lowest(observation.step, value)
+                self.lowest[metric] = Lowest(step, value)
             elif value < lowest.value:
-                lowest.step, lowest.value = observation.step, value
+                lowest.step, lowest.value = step, value
         return True
 
     def note_sample(self, sample: dict[str, Any]) -> None:

@@ -101,6 +101,7 @@ class Rule(Generic[C, M]):
         advice: One sentence: what to do.
         lasting: True when a finding is a condition that begins and ends; False when it is news that replaces the last news.
         survives: The memory is kept over a resume.
+        uses_track: It looks at the values before.
         presets: In which of these it is switched on.
     """
 
@@ -111,6 +112,7 @@ class Rule(Generic[C, M]):
     presets: ClassVar[frozenset[str]] = DEFAULT
     lasting: ClassVar[bool] = True
     survives: ClassVar[bool] = False
+    uses_track: ClassVar[bool] = True
     memory: type[M]
 
     def __init__(self, config: C) -> None:

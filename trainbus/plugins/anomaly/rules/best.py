@@ -45,6 +45,7 @@ class NewBest(Rule[NewBestConfig, Best]):
     name: ClassVar[str] = "new_best"
     kind: ClassVar[str] = "new_best"
     group: ClassVar[str] = "best"
+    uses_track: ClassVar[bool] = False
     advice: ClassVar[str] = "The checkpoint of this step is the one to keep."
     lasting: ClassVar[bool] = False
     survives: ClassVar[bool] = True

@@ -12,6 +12,8 @@ from trainbus.plugins.anomaly.track import NEAR, Track
 
 LEVEL = 32
 """Values whose median is the level."""
+EVERY = 4
+"""Values between two looks while all is well."""
 BORDER_DROP = 0.12
 """A fall by this part of the level from one stretch of `NEAR` values to the next is an epoch border, when the level was flat before."""
 BACK = 0.02
@@ -72,6 +74,8 @@ class Divergence(Rule[DivergenceConfig, Lowest]):
         """Still above?"""
         if track.signed or track.count < self.config.min_samples or not isfinite(observation.value):
             return None
+        if track.count > LEVEL and track.count % EVERY and not memory.above:
+            return None  # a median of 32 moves slowly: while all is well, every fourth one is enough
         config, level = self.config, _median(track.values[-LEVEL:])
         if level <= 0:
             return None

@@ -26,6 +26,7 @@ class NonFinite(Rule[NonFiniteConfig, Nothing]):
 
     name: ClassVar[str] = "non_finite"
     kind: ClassVar[str] = "nan"
+    uses_track: ClassVar[bool] = False
     advice: ClassVar[str] = (
         "Stop the run and resume from the last checkpoint before this step with a lower learning rate or clipped gradients."
     )

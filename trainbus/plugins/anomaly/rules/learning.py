@@ -56,6 +56,7 @@ class Overfit(Rule[OverfitConfig, Minimum]):
     name: ClassVar[str] = "overfit"
     kind: ClassVar[str] = "overfit"
     group: ClassVar[str] = "generalisation"
+    uses_track: ClassVar[bool] = False
     advice: ClassVar[str] = "Keep the checkpoint of the lowest evaluation loss and stop; more data, fewer epochs or dropout go further."
     memory = Minimum
 
@@ -127,6 +128,7 @@ class AccuracyDrop(Rule[AccuracyDropConfig, Accuracies]):
     name: ClassVar[str] = "accuracy_drop"
     kind: ClassVar[str] = "accuracy_drop"
     group: ClassVar[str] = "generalisation"
+    uses_track: ClassVar[bool] = False
     advice: ClassVar[str] = "Compare answers before and after; go back to the checkpoint before the drop."
     memory = Accuracies
 

@@ -42,6 +42,7 @@ class Limit(Rule[LimitConfig, Streak]):
     kind: ClassVar[str] = "limit"
     group: ClassVar[str] = "limit"
     presets: ClassVar[frozenset[str]] = CLASSIC | {"default"}
+    uses_track: ClassVar[bool] = False
     advice: ClassVar[str] = "A limit that you have set is passed."
     memory = Streak
 

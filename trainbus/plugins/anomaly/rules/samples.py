@@ -42,6 +42,7 @@ class CorrectButUnsure(Rule[SurprisedConfig, Nothing]):
     kind: ClassVar[str] = "data_quality"
     group: ClassVar[str] = "data"
     presets: ClassVar[frozenset[str]] = BOTH
+    uses_track: ClassVar[bool] = False
     advice: ClassVar[str] = "Look at this example: the reference answer may be wrong or oddly formatted."
     memory = Nothing
 
@@ -67,6 +68,7 @@ class WrongButSure(Rule[OverconfidentConfig, Nothing]):
     kind: ClassVar[str] = "overconfidence"
     group: ClassVar[str] = "data"
     presets: ClassVar[frozenset[str]] = BOTH
+    uses_track: ClassVar[bool] = False
     advice: ClassVar[str] = "Look at this example: the comparison may be too strict, or the model has learned something wrong by heart."
     memory = Nothing
 
@@ -119,6 +121,7 @@ class InvertedLoss(Rule[InvertedConfig, Answers]):
     kind: ClassVar[str] = "data_quality"
     group: ClassVar[str] = "data"
     presets: ClassVar[frozenset[str]] = BOTH
+    uses_track: ClassVar[bool] = False
     advice: ClassVar[str] = "Correct answers cost more than wrong ones: check that loss and correctness belong to the same text."
     memory = Answers
 

@@ -50,6 +50,7 @@ class ThroughputLoss(Rule[ThroughputConfig, Speed]):
     kind: ClassVar[str] = "throughput_loss"
     group: ClassVar[str] = "speed"
     presets: ClassVar[frozenset[str]] = BOTH
+    uses_track: ClassVar[bool] = False
     advice: ClassVar[str] = "Look at data loading, other processes on the machine, thermal limits and swap."
     memory = Speed
 
@@ -97,6 +98,8 @@ class Straggler(Rule[StragglerConfig, Streak]):
 
     def judge(self, memory: Streak, observation: Observation, track: Track, run: RunMemory) -> Finding | None:
         """Slower than the others?"""
+        if not run.ranked:
+            return None
         own = observation.metric
         name = own.rpartition("/")[2]
         others = sorted(other.near for metric, other in run.tracks.items() if metric.rpartition("/")[2] == name and other.count)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from math import isfinite
-from typing import TYPE_CHECKING, ClassVar
+from math import isfinite, sqrt
+from typing import TYPE_CHECKING, Annotated, ClassVar, TypeAlias
 
-from msgspec import field
+from msgspec import Meta, field
 
 from trainbus.bus.events import Severity
 from trainbus.plugins.anomaly.observations import SILENCE, Observation
@@ -25,11 +25,22 @@ from trainbus.plugins.anomaly.rules.base import (
     Samples,
 )
 from trainbus.plugins.anomaly.rules.learning import EVAL_LOSS
-from trainbus.plugins.anomaly.rules.windows import Window, deviation, mean
-from trainbus.plugins.anomaly.track import Track
+from trainbus.plugins.anomaly.rules.windows import deviation, mean
+from trainbus.plugins.anomaly.track import WINDOW, Track
 
 if TYPE_CHECKING:
     from trainbus.plugins.anomaly.memory import RunMemory
+
+
+Window: TypeAlias = Annotated[int, Meta(ge=2, le=WINDOW + 1)]
+"""Values that these rules look at: those that a track holds, and the one under test."""
+
+
+def last(track: Track, value: float, count: int) -> list[float] | None:
+    """The last ``count`` values with the one under test; None when there are fewer or it is not finite."""
+    if len(track.values) < count - 1 or not isfinite(value):
+        return None
+    return [*track.values[1 - count :], value]
 
 
 class RisingConfig(RuleConfig, kw_only=True, frozen=True, forbid_unknown_fields=True):
@@ -42,26 +53,24 @@ class RisingConfig(RuleConfig, kw_only=True, frozen=True, forbid_unknown_fields=
 
     severity: Severity = "critical"
     share: Fraction = 0.8
-    window: Samples = 10
+    window: Window = 10
     cooldown: Cooldown = 500
 
 
-class RisingLoss(Rule[RisingConfig, Window]):
+class RisingLoss(Rule[RisingConfig, Nothing]):
     """At least 80 % of the steps from one value to the next in a window of ten go up."""
 
     name: ClassVar[str] = "rising_loss"
     kind: ClassVar[str] = "divergence"
     presets: ClassVar[frozenset[str]] = CLASSIC
     advice: ClassVar[str] = "Lower the learning rate, and go back to the checkpoint before the rise."
-    memory = Window
+    memory = Nothing
 
-    def judge(self, memory: Window, observation: Observation, track: Track, run: RunMemory) -> Finding | None:
+    def judge(self, memory: Nothing, observation: Observation, track: Track, run: RunMemory) -> Finding | None:
         """Up and up?"""
-        config, values = self.config, memory.values
-        if not isfinite(observation.value):
-            return None
-        memory.add(observation.value, config.window)
-        if len(values) < config.window:
+        config = self.config
+        values = last(track, observation.value, config.window)
+        if values is None:
             return None
         share = sum(late > early for early, late in pairwise(values)) / (len(values) - 1)
         if share < config.share:
@@ -82,12 +91,12 @@ class FlatConfig(RuleConfig, kw_only=True, frozen=True, forbid_unknown_fields=Tr
 
     severity: Severity = "info"
     improvement: Fraction = 0.01
-    window: Samples = 50
+    window: Window = 50
     clear_after: Count = 5
     cooldown: Cooldown = 500
 
 
-class FlatLoss50(Rule[FlatConfig, Window]):
+class FlatLoss50(Rule[FlatConfig, Nothing]):
     """The last 50 losses have improved by less than 1 %."""
 
     name: ClassVar[str] = "flat_loss_50"
@@ -95,15 +104,13 @@ class FlatLoss50(Rule[FlatConfig, Window]):
     group: ClassVar[str] = "learning"
     presets: ClassVar[frozenset[str]] = CLASSIC
     advice: ClassVar[str] = "Change the learning rate, or stop: nothing improves."
-    memory = Window
+    memory = Nothing
 
-    def judge(self, memory: Window, observation: Observation, track: Track, run: RunMemory) -> Finding | None:
+    def judge(self, memory: Nothing, observation: Observation, track: Track, run: RunMemory) -> Finding | None:
         """Flat?"""
-        config, values = self.config, memory.values
-        if not isfinite(observation.value):
-            return None
-        memory.add(observation.value, config.window)
-        if len(values) < config.window:
+        config = self.config
+        values = last(track, observation.value, config.window)
+        if values is None:
             return None
         half = len(values) // 2
         early, late = mean(values[:half]), mean(values[half:])
@@ -117,7 +124,7 @@ class Flat20Config(FlatConfig, kw_only=True, frozen=True, forbid_unknown_fields=
     """``[plugin.anomaly.rules.flat_loss_20]``."""
 
     improvement: Fraction = 0.02
-    window: Samples = 20
+    window: Window = 20
 
 
 class FlatLoss20(FlatLoss50):
@@ -130,7 +137,7 @@ class FlatLossConfig(FlatConfig, kw_only=True, frozen=True, forbid_unknown_field
     """``[plugin.anomaly.rules.flat_loss_strict]``."""
 
     improvement: Fraction = 0.001
-    window: Samples = 20
+    window: Window = 20
 
 
 class FlatLossStrict(FlatLoss50):
@@ -143,28 +150,30 @@ class VarianceConfig(RuleConfig, kw_only=True, frozen=True, forbid_unknown_field
     """``[plugin.anomaly.rules.loss_variance]``: variance above ``factor * mean²`` over ``window`` values."""
 
     factor: Ratio = 0.25
-    window: Samples = 50
+    window: Window = 50
     min_samples: Samples = 10
     cooldown: Cooldown = 500
 
 
-class LossVariance(Rule[VarianceConfig, Window]):
+class LossVariance(Rule[VarianceConfig, Nothing]):
     """The variance of the last 50 losses is above 0.25 times the square of their mean."""
 
     name: ClassVar[str] = "loss_variance"
     kind: ClassVar[str] = "instability"
     presets: ClassVar[frozenset[str]] = CLASSIC
     advice: ClassVar[str] = "A larger batch or a lower learning rate calms it."
-    memory = Window
+    memory = Nothing
 
-    def judge(self, memory: Window, observation: Observation, track: Track, run: RunMemory) -> Finding | None:
+    def judge(self, memory: Nothing, observation: Observation, track: Track, run: RunMemory) -> Finding | None:
         """Scattered?"""
-        config, values = self.config, memory.values
-        if not isfinite(observation.value):
+        config = self.config
+        if track.count < max(config.min_samples, 2) - 1 or not isfinite(observation.value):
             return None
-        memory.add(observation.value, config.window)
-        if len(values) < max(config.min_samples, 2):
+        ordered = track.ordered
+        # The standard deviation is at most half of the range: most values end here.
+        if 1.1 * (max(ordered[-1], observation.value) - ordered[0]) < 2 * sqrt(config.factor) * min(ordered[0], observation.value):
             return None
+        values = [*track.values[1 - config.window :], observation.value]
         center = mean(values)
         spread = deviation(values, center)
         if spread * spread <= config.factor * center * center or center <= 0:
@@ -177,7 +186,7 @@ class LossVariance(Rule[VarianceConfig, Window]):
 class OscillationConfig(VarianceConfig, kw_only=True, frozen=True, forbid_unknown_fields=True):
     """``[plugin.anomaly.rules.loss_oscillation]``: as `loss_variance`, over 20 values: a standard deviation above half the mean."""
 
-    window: Samples = 20
+    window: Window = 20
 
 
 class LossOscillation(LossVariance):
@@ -221,26 +230,24 @@ class UpwardConfig(RuleConfig, kw_only=True, frozen=True, forbid_unknown_fields=
     """``[plugin.anomaly.rules.loss_upward]``: mean of the second half of the window above ``factor`` times that of the first."""
 
     factor: Ratio = 1.1
-    window: Samples = 20
+    window: Window = 20
     cooldown: Cooldown = 500
 
 
-class LossUpward(Rule[UpwardConfig, Window]):
+class LossUpward(Rule[UpwardConfig, Nothing]):
     """The mean of the last ten losses is above 1.1 times that of the ten before: the diagnostics' slow divergence."""
 
     name: ClassVar[str] = "loss_upward"
     kind: ClassVar[str] = "divergence"
     presets: ClassVar[frozenset[str]] = CLASSIC
     advice: ClassVar[str] = "Lower the learning rate."
-    memory = Window
+    memory = Nothing
 
-    def judge(self, memory: Window, observation: Observation, track: Track, run: RunMemory) -> Finding | None:
+    def judge(self, memory: Nothing, observation: Observation, track: Track, run: RunMemory) -> Finding | None:
         """Upward?"""
-        config, values = self.config, memory.values
-        if not isfinite(observation.value):
-            return None
-        memory.add(observation.value, config.window)
-        if len(values) < config.window:
+        config = self.config
+        values = last(track, observation.value, config.window)
+        if values is None:
             return None
         half = len(values) // 2
         early, late = mean(values[:half]), mean(values[half:])
@@ -275,6 +282,7 @@ class ValidationGap(Rule[GapConfig, Nothing]):
     kind: ClassVar[str] = "overfit"
     group: ClassVar[str] = "generalisation"
     presets: ClassVar[frozenset[str]] = CLASSIC
+    uses_track: ClassVar[bool] = False
     advice: ClassVar[str] = "Stop early, or regularise: the model knows its training data better than anything else."
     memory = Nothing
 
@@ -318,6 +326,7 @@ class MemoryLeak(Rule[LeakConfig, Growth]):
     kind: ClassVar[str] = "memory"
     group: ClassVar[str] = "memory"
     presets: ClassVar[frozenset[str]] = CLASSIC
+    uses_track: ClassVar[bool] = False
     advice: ClassVar[str] = "Look for tensors that are kept with their graph: losses that are summed without .item()."
     memory = Growth
 
@@ -355,6 +364,7 @@ class Hang(Rule[HangConfig, Nothing]):
     kind: ClassVar[str] = "stalled_run"
     group: ClassVar[str] = "speed"
     presets: ClassVar[frozenset[str]] = CLASSIC
+    uses_track: ClassVar[bool] = False
     advice: ClassVar[str] = "Look at the process's stack (py-spy dump)."
     memory = Nothing
 

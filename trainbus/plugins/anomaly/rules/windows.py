@@ -73,6 +73,7 @@ class SpikeOverMean(Rule[SpikeMeanConfig, Window]):
     name: ClassVar[str] = "spike_over_mean"
     kind: ClassVar[str] = "loss_spike"
     presets: ClassVar[frozenset[str]] = CLASSIC
+    uses_track: ClassVar[bool] = False
     advice: ClassVar[str] = "Look at the batch and the learning rate of this step."
     memory = Window
 
@@ -133,6 +134,7 @@ class ZScore(Rule[ZScoreConfig, Window]):
     kind: ClassVar[str] = "outlier"
     group: ClassVar[str] = "outlier"
     presets: ClassVar[frozenset[str]] = CLASSIC | {"default"}
+    uses_track: ClassVar[bool] = False
     advice: ClassVar[str] = "A single outlier is usually one odd batch; watch whether the next values come back."
     memory = Window
 
@@ -247,6 +249,7 @@ class AccuracyPoints(Rule[AccuracyPointsConfig, Window]):
     kind: ClassVar[str] = "accuracy_drop"
     group: ClassVar[str] = "generalisation"
     presets: ClassVar[frozenset[str]] = CLASSIC
+    uses_track: ClassVar[bool] = False
     advice: ClassVar[str] = "Compare answers before and after; go back to the checkpoint before the drop."
     memory = Window
 
