@@ -40,11 +40,13 @@ class Watch(Struct, frozen=True, kw_only=True):
         rules: Name, judgement, key of the episodes, and the rule itself: taken apart here, not at every value.
         tracked: Somebody wants to know something of it.
         windowed: Somebody wants to know its last values.
+        noisy: Somebody wants to know their noise.
     """
 
     rules: list[tuple[str, Callable[..., Finding | None], str, AnyRule]]
     tracked: bool
     windowed: bool
+    noisy: bool
 
 
 class DetectorStats(Struct, frozen=True, kw_only=True):
@@ -230,7 +232,7 @@ class Detector:
             if finding is not None or (episodes and key in episodes):
                 alerts += incidents.take(memory, rule, key, run, observation, finding)
         if take and watch.windowed:
-            track.take(observation.value, observation.step)
+            track.take(observation.value, observation.step, changes=watch.noisy)
 
     def _watch(self, metric: str) -> Watch:
         """What is done with a metric; looked up once."""
@@ -242,6 +244,7 @@ class Detector:
             rules=[(rule.name, rule.judge, f"{rule.name}:{metric}", rule) for rule in rules],
             tracked=bool(rules) or read,
             windowed=read or any(rule.uses_track for rule in rules),
+            noisy=any(rule.uses_noise for rule in rules),
         )
         return watch
 

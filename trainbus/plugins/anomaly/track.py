@@ -47,18 +47,24 @@ class Track(Struct, array_like=True):
     signed: bool = False
     since: int = -1
 
-    def take(self, value: float, step: int) -> None:
-        """Remember a value that has been judged."""
+    def take(self, value: float, step: int, *, changes: bool = True) -> None:
+        """Remember a value that has been judged.
+
+        Args:
+            value: The value.
+            step: Its step.
+            changes: Somebody asks for `noise`; without, half of the work is saved.
+        """
         if not isfinite(value):
             return
         values, ordered = self.values, self.ordered
         if values:
-            change = abs(value - values[-1])
-            changes, changes_ordered = self.changes, self.changes_ordered
-            changes.append(change)
-            insort(changes_ordered, change)
-            if len(changes) > WINDOW:
-                del changes_ordered[bisect_left(changes_ordered, changes.pop(0))]
+            if changes:
+                change = abs(value - values[-1])
+                self.changes.append(change)
+                insort(self.changes_ordered, change)
+                if len(self.changes) > WINDOW:
+                    del self.changes_ordered[bisect_left(self.changes_ordered, self.changes.pop(0))]
             if step > self.step:
                 self.stride = step - self.step
         else:

@@ -58,6 +58,10 @@ class Finding(Struct, frozen=True):
     start: int | None = None
 
 
+STILL = Finding(0.0, "It is still so.", {})
+"""For rules without degrees: an incident goes on and has got no worse, so nothing of this is told."""
+
+
 class Memory(Struct, array_like=True):
     """Base of what rules remember of a series: small, of a fixed size, and msgpack can hold it."""
 
@@ -102,6 +106,7 @@ class Rule(Generic[C, M]):
         lasting: True when a finding is a condition that begins and ends; False when it is news that replaces the last news.
         survives: The memory is kept over a resume.
         uses_track: It looks at the values before.
+        uses_noise: It looks at their noise.
         presets: In which of these it is switched on.
     """
 
@@ -113,11 +118,16 @@ class Rule(Generic[C, M]):
     lasting: ClassVar[bool] = True
     survives: ClassVar[bool] = False
     uses_track: ClassVar[bool] = True
+    uses_noise: ClassVar[bool] = False
     memory: type[M]
 
     def __init__(self, config: C) -> None:
         self.config = config
         self.parameters: dict[str, Any] = to_builtins(config)
+
+    def goes_on(self, observation: Observation, run: RunMemory) -> bool:
+        """Whether this rule is broken on this series already: then `STILL` says enough, and costs no message."""
+        return bool(run.episodes) and f"{self.name}:{observation.metric}" in run.episodes
 
     def reads(self) -> tuple[str, ...]:
         """Series whose tracks it looks at beside the one that it judges."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 from msgspec import field
 
 from trainbus.plugins.anomaly.observations import Observation
-from trainbus.plugins.anomaly.rules.base import Count, Finding, Fraction, Memory, Ratio, Rule, RuleConfig
+from trainbus.plugins.anomaly.rules.base import STILL, Count, Finding, Fraction, Memory, Ratio, Rule, RuleConfig
 from trainbus.plugins.anomaly.track import Track
 
 BLOCKS = 32
@@ -104,7 +104,7 @@ class Plateau(Rule[PlateauConfig, Blocks]):
         if rate is not None and rate.count >= NO_RATE and rate.ordered[-1] == 0.0 and track.count >= NO_RATE:
             return self._without_rate(observation, track)
         if not full or memory.count < config.min_samples:
-            return _still(memory, observation) if memory.since >= 0 else None
+            return STILL if memory.since >= 0 else None
         means = memory.means
         stretch = means[int(len(means) * (1 - config.share)) :]
         third = len(stretch) // 3
@@ -135,8 +135,3 @@ class Plateau(Rule[PlateauConfig, Blocks]):
             return None
         message = f"{observation.metric} does not improve ({track.first:.4g}, now {track.median:.4g}): the learning rate has been 0."
         return Finding(1.0, message, {"value": track.median, "baseline": track.first, "learning_rate": 0.0}, None, track.since)
-
-
-def _still(memory: Blocks, observation: Observation) -> Finding:
-    """Between two looks: what the last look said holds."""
-    return Finding(1.0, f"{observation.metric} is still flat.", {"value": observation.value})

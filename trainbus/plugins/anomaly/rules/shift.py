@@ -41,6 +41,7 @@ class Outlier(Rule[OutlierConfig, Nothing]):
     name: ClassVar[str] = "outlier"
     kind: ClassVar[str] = "outlier"
     group: ClassVar[str] = "outlier"
+    uses_noise: ClassVar[bool] = True
     advice: ClassVar[str] = "A single outlier is usually one odd batch; watch whether the next values come back."
     memory = Nothing
 
@@ -98,6 +99,7 @@ class LevelShift(Rule[LevelShiftConfig, Sums]):
 
     name: ClassVar[str] = "level_shift"
     kind: ClassVar[str] = "level_shift"
+    uses_noise: ClassVar[bool] = True
     advice: ClassVar[str] = "Look what changed here: data file, learning rate, sequence length, a resume."
     memory = Sums
 

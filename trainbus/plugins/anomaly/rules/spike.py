@@ -78,6 +78,7 @@ class LossSpike(Rule[LossSpikeConfig, Spike]):
 
     name: ClassVar[str] = "loss_spike"
     kind: ClassVar[str] = "loss_spike"
+    uses_noise: ClassVar[bool] = True
     advice: ClassVar[str] = (
         "Look at the batch and the learning rate of this step; if the loss does not come back, resume from the checkpoint before it."
     )

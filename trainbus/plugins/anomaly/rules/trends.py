@@ -12,6 +12,7 @@ from trainbus.bus.events import Severity
 from trainbus.plugins.anomaly.observations import SILENCE, Observation
 from trainbus.plugins.anomaly.rules.base import (
     CLASSIC,
+    STILL,
     Cooldown,
     Count,
     Finding,
@@ -116,6 +117,8 @@ class FlatLoss50(Rule[FlatConfig, Nothing]):
         early, late = mean(values[:half]), mean(values[half:])
         if early <= 0 or abs(early - late) >= config.improvement * early:
             return None
+        if self.goes_on(observation, run):
+            return STILL
         message = f"{observation.metric} has changed by {(late - early) / early:+.2%} over the last {len(values)} values up to step"
         return Finding(1.0, f"{message} {observation.step}.", {"value": late, "baseline": early, "window": len(values)})
 
