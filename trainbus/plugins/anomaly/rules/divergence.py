@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from trainbus.bus.events import Severity
 from trainbus.plugins.anomaly.observations import Observation
-from trainbus.plugins.anomaly.rules.base import Deviations, Finding, Memory, Ratio, Rule, RuleConfig, Samples
+from trainbus.plugins.anomaly.rules.base import Count, Deviations, Finding, Memory, Ratio, Rule, RuleConfig, Samples
 from trainbus.plugins.anomaly.track import NEAR, Track
 
 LEVEL = 32
@@ -34,7 +34,8 @@ class DivergenceConfig(RuleConfig, kw_only=True, frozen=True, forbid_unknown_fie
         threshold: The rise of the level above the lowest level so far, as a part of that.
         deviations: It must also be so many robust standard deviations of a single value.
         persist: For so many values in a row.
-        min_samples: So many values are needed before the rule says anything.
+        min_samples: So many values are needed before the rule says anything,
+        min_steps: and so many steps since the first one.
     """
 
     severity: Severity = "critical"
@@ -43,6 +44,7 @@ class DivergenceConfig(RuleConfig, kw_only=True, frozen=True, forbid_unknown_fie
     swings: Ratio = 1.5
     persist: Samples = 10
     min_samples: Samples = 3
+    min_steps: Count = 20
 
 
 class Lowest(Memory, array_like=True):
@@ -92,7 +94,7 @@ class Divergence(Rule[DivergenceConfig, Lowest]):
         elif memory.level:
             memory.top = max(memory.top, level / memory.level - 1)
         bar = max(config.threshold * yardstick, config.deviations * track.noise, config.swings * memory.swing * yardstick)
-        if rise <= bar or track.near <= yardstick:
+        if rise <= bar or track.near <= yardstick or observation.step - track.since < config.min_steps:
             memory.above = 0
             return None
         if not memory.above:

@@ -32,7 +32,7 @@ class PlateauConfig(RuleConfig, kw_only=True, frozen=True, forbid_unknown_fields
         share: So much of the run so far is flat.
         improvement: An improvement by less than this part of the loss over that stretch is none.
         min_samples: So many values are needed before the rule says anything.
-        floor: A smaller loss is left alone: the task is solved.
+        floor: A smaller loss is left alone: a language model at 1.5 nats a token has learned, and fine-tuning often stays near its start.
         high: The loss must still be above this part of its first value: below it, much was learned and flat means done.
         learning_rate: The series that tells why, when it has been 0 all the time.
         precision: The stretch must be known so well: twice the standard error of the improvement, as a part of the loss.
@@ -42,7 +42,7 @@ class PlateauConfig(RuleConfig, kw_only=True, frozen=True, forbid_unknown_fields
     share: Fraction = 0.8
     improvement: Fraction = 0.005
     min_samples: Count = 100
-    floor: Ratio = 0.1
+    floor: Ratio = 1.5
     high: Fraction = 0.5
     precision: Fraction = 0.01
     learning_rate: str = "learning_rate"

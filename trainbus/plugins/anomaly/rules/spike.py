@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from math import isfinite
+from itertools import pairwise
+from math import exp, isfinite
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
-from msgspec import Meta
+from msgspec import Meta, field
 
 from trainbus.bus.events import Severity
 from trainbus.plugins.anomaly.observations import Observation
@@ -27,25 +28,32 @@ class LossSpikeConfig(RuleConfig, kw_only=True, frozen=True, forbid_unknown_fiel
         within: See there.
         persist_sparse: The same where several steps lie between two logged values.
         min_samples: So many values are needed before the rule says anything.
+        min_steps: And so many steps since the first one: some runs first jump to several times their first loss and come back.
         noise_floor: The standard deviation counts as at least this part of the level.
     """
 
     clear_after: Count = 3
     threshold: Ratio = 0.25
-    deviations: Deviations = 6.0
+    deviations: Deviations = 5.5
     lasting_threshold: Ratio = 0.15
-    lasting_deviations: Deviations = 4.0
+    lasting_deviations: Deviations = 3.5
     swings: Ratio = 1.7
     single: Ratio = 1.0
     persist: Samples = 3
     persist_sparse: Samples = 2
     within: Samples = 5
     min_samples: Samples = 8
+    min_steps: Count = 20
     noise_floor: Annotated[float, Meta(ge=0, le=1)] = 0.01
 
 
 FORGET = 0.997
 """How fast a swing is forgotten, a value: half of it in 230."""
+MAX_EXPONENT = 20.0
+"""So that a series that is all noise can't overflow."""
+RHYTHM = 4
+"""Rises at equal distances (within `EVEN`) are a habit of the series: batches grouped by length make a saw-tooth."""
+EVEN = 0.15
 LONGEST = 200
 """Values after which a spike that did not come back is left to `divergence`, and the new level counts."""
 
@@ -60,16 +68,19 @@ class Spike(Memory, array_like=True):
     below: int = 0
     swing: float = 0.0
     rest: int = 0
+    starts: list[int] = field(default_factory=list)
     since: int = -1
     high: int = 0
     seen: int = 0
 
 
 class LossSpike(Rule[LossSpikeConfig, Spike]):
-    """``value > (1 + threshold) * level`` and ``value - level > deviations * noise``.
+    """``value > (1 + threshold) * level`` and ``value > level * exp(deviations * noise / level)``.
 
     ``level`` is the median of the nine values before the spike, ``noise`` the robust scatter of the differences before it
-    (`trainbus.plugins.anomaly.track`). While the spike lasts, both stay what they were before it.
+    (`trainbus.plugins.anomaly.track`). While the spike lasts, both stay what they were before it. Losses scatter by factors, so the
+    second bar is an exponential: for little noise it is ``level + deviations * noise``. A series that swings down by as much, or that
+    rises at even distances, does so by habit.
 
     In a log of every step a single high value is usually one odd batch, so it is a note (severity info) unless it is more than
     ``1 + single`` times the level; ``persist`` high values within ``within`` are a warning. Where several steps lie between
@@ -89,6 +100,8 @@ class LossSpike(Rule[LossSpikeConfig, Spike]):
         value = observation.value
         if not isfinite(value) or value <= 0.0 or track.signed or track.count < self.config.min_samples:
             return None
+        if observation.step - track.since < self.config.min_steps:
+            return None
         if memory.since < 0 and not self._begins(memory, observation, track):
             return None
         return self._follow(memory, observation, track.stride)
@@ -107,12 +120,14 @@ class LossSpike(Rule[LossSpikeConfig, Spike]):
         noise = max(track.noise, config.noise_floor * level)
         level = min(level, last + 2 * noise)  # a steep fall without noise: the median of nine lags behind
         usual = config.swings * memory.swing
-        low = level + max(max(config.lasting_threshold, usual) * level, config.lasting_deviations * noise)
+        relative = noise / level
+        low = level * max(1 + config.lasting_threshold, 1 + usual, exp(min(config.lasting_deviations * relative, MAX_EXPONENT)))
         if value <= low:
             return False
         memory.level, memory.noise, memory.low = level, noise, low
-        memory.bar = level + max(max(config.threshold, usual) * level, config.deviations * noise)
+        memory.bar = level * max(1 + config.threshold, 1 + usual, exp(min(config.deviations * relative, MAX_EXPONENT)))
         memory.since, memory.high, memory.seen = observation.step, 0, 0
+        memory.starts = [*memory.starts, observation.step][-RHYTHM:]
         return True
 
     def _follow(self, memory: Spike, observation: Observation, stride: int) -> Finding | None:
@@ -128,7 +143,8 @@ class LossSpike(Rule[LossSpikeConfig, Spike]):
         lasting = memory.high.bit_count() >= (config.persist if stride == 1 else config.persist_sparse)
         if value <= (memory.low if lasting else memory.bar):
             return None
-        severity: Severity = config.severity if lasting or stride > 1 or rise > config.single else "info"
+        warns = lasting or stride > 1 or rise > config.single
+        severity: Severity = config.severity if warns and not _in_rhythm(memory.starts) else "info"
         message = f"{observation.metric} {value:.4g} at step {observation.step} is {rise:.0%} above {level:.4g}, its level before"
         message += f" step {memory.since}." if memory.seen > 1 else "."
         evidence = {
@@ -136,3 +152,10 @@ class LossSpike(Rule[LossSpikeConfig, Spike]):
             "threshold": config.lasting_threshold if lasting else config.threshold, "stride": stride,
         }  # fmt: skip
         return Finding(rise, message, evidence, severity, memory.since)
+
+
+def _in_rhythm(starts: list[int]) -> bool:
+    if len(starts) < RHYTHM:
+        return False
+    gaps = [late - early for early, late in pairwise(starts)]
+    return max(gaps) <= (1 + EVEN) * min(gaps)
