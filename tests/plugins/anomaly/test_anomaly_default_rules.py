@@ -278,3 +278,27 @@ def test_the_calibration_error_is_that_of_the_reference():
     for right, expected in ((59, ["calibration"]), (61, [])):
         feed = [Sample(run="r", step=n, correct=n % 100 < right, loss=-math.log(0.9)) for n in range(100)]
         assert [rule for rule, _, step in raised(only("calibration", min_samples=100), feed)] == expected
+
+
+@pytest.mark.parametrize("stride", [1, 10])
+def test_rises_that_come_often_or_evenly_are_a_habit(stride):
+    """Every tenth batch from a harder source, or a saw-tooth of batches grouped by length: told a few times, then notes."""
+    noise = random.Random(8)
+    mixed = [(1.6 if noise.random() < 0.1 else 1.0) * (1 + noise.gauss(0, 0.05)) for _ in range(2_000)]
+    saw = [1.3 - 0.6 * (n % 50) / 50 + noise.gauss(0, 0.01) for n in range(2_000)]
+    for values in (mixed, saw):
+        warnings = [severity for _, severity, _ in raised(only("loss_spike"), steps(values, stride=stride)) if severity != "info"]
+        assert len(warnings) <= 8
+
+
+def test_losses_that_scatter_by_factors_do_not_spike():
+    """Log-normal noise of 40 %: twice the level is within it."""
+    noise = random.Random(9)
+    values = [0.7 * math.exp(noise.gauss(0, 0.4)) for _ in range(3_000)]
+    assert [severity for _, severity, _ in raised(only("loss_spike"), steps(values, stride=10)) if severity != "info"] == []
+
+
+def test_a_jump_in_the_first_steps_that_comes_back_is_normal():
+    """Some runs first jump to several times their first loss."""
+    values = [10.9, 12.0, 25.0, 40.0, 30.0, 22.0, 17.0, 14.0, 12.0, *[11.0 - n / 20 for n in range(100)]]
+    assert [rule for rule, severity, _ in raised(DEFAULT, steps(values)) if severity != "info"] == []

@@ -44,7 +44,7 @@ class DivergenceConfig(RuleConfig, kw_only=True, frozen=True, forbid_unknown_fie
     swings: Ratio = 1.5
     persist: Samples = 10
     min_samples: Samples = 3
-    min_steps: Count = 20
+    min_steps: Count = 15
 
 
 class Lowest(Memory, array_like=True):

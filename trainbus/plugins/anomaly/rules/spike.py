@@ -43,7 +43,7 @@ class LossSpikeConfig(RuleConfig, kw_only=True, frozen=True, forbid_unknown_fiel
     persist_sparse: Samples = 2
     within: Samples = 5
     min_samples: Samples = 8
-    min_steps: Count = 20
+    min_steps: Count = 15
     noise_floor: Annotated[float, Meta(ge=0, le=1)] = 0.01
 
 
@@ -52,8 +52,11 @@ FORGET = 0.997
 MAX_EXPONENT = 20.0
 """So that a series that is all noise can't overflow."""
 RHYTHM = 4
-"""Rises at equal distances (within `EVEN`) are a habit of the series: batches grouped by length make a saw-tooth."""
+"""So many rises at equal distances (within `EVEN`) are a habit of the series: batches grouped by length make a saw-tooth."""
 EVEN = 0.15
+OFTEN = 8
+"""So many rises within `SOON` values are a habit, too: every tenth batch comes from a harder source."""
+SOON = 200
 LONGEST = 200
 """Values after which a spike that did not come back is left to `divergence`, and the new level counts."""
 
@@ -80,7 +83,7 @@ class LossSpike(Rule[LossSpikeConfig, Spike]):
     ``level`` is the median of the nine values before the spike, ``noise`` the robust scatter of the differences before it
     (`trainbus.plugins.anomaly.track`). While the spike lasts, both stay what they were before it. Losses scatter by factors, so the
     second bar is an exponential: for little noise it is ``level + deviations * noise``. A series that swings down by as much, or that
-    rises at even distances, does so by habit.
+    rises often or at even distances, does so by habit.
 
     In a log of every step a single high value is usually one odd batch, so it is a note (severity info) unless it is more than
     ``1 + single`` times the level; ``persist`` high values within ``within`` are a warning. Where several steps lie between
@@ -127,7 +130,7 @@ class LossSpike(Rule[LossSpikeConfig, Spike]):
         memory.level, memory.noise, memory.low = level, noise, low
         memory.bar = level * max(1 + config.threshold, 1 + usual, exp(min(config.deviations * relative, MAX_EXPONENT)))
         memory.since, memory.high, memory.seen = observation.step, 0, 0
-        memory.starts = [*memory.starts, observation.step][-RHYTHM:]
+        memory.starts = [*memory.starts, track.count][-OFTEN:]
         return True
 
     def _follow(self, memory: Spike, observation: Observation, stride: int) -> Finding | None:
@@ -144,7 +147,7 @@ class LossSpike(Rule[LossSpikeConfig, Spike]):
         if value <= (memory.low if lasting else memory.bar):
             return None
         warns = lasting or stride > 1 or rise > config.single
-        severity: Severity = config.severity if warns and not _in_rhythm(memory.starts) else "info"
+        severity: Severity = config.severity if warns and not _is_habit(memory.starts) else "info"
         message = f"{observation.metric} {value:.4g} at step {observation.step} is {rise:.0%} above {level:.4g}, its level before"
         message += f" step {memory.since}." if memory.seen > 1 else "."
         evidence = {
@@ -154,8 +157,11 @@ class LossSpike(Rule[LossSpikeConfig, Spike]):
         return Finding(rise, message, evidence, severity, memory.since)
 
 
-def _in_rhythm(starts: list[int]) -> bool:
+def _is_habit(starts: list[int]) -> bool:
+    """Whether rises that begin at these values come too often or too evenly to be incidents."""
     if len(starts) < RHYTHM:
         return False
-    gaps = [late - early for early, late in pairwise(starts)]
+    if len(starts) == OFTEN and starts[-1] - starts[0] < SOON:
+        return True
+    gaps = [late - early for early, late in pairwise(starts[-RHYTHM:])]
     return max(gaps) <= (1 + EVEN) * min(gaps)
