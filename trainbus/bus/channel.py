@@ -27,8 +27,8 @@ HIGH_WATER_MARK = 1_000
 BYE_LINGER_MS = 200
 """How long closing waits for the last message to leave."""
 RECONNECT_MS, RECONNECT_MAX_MS = 100, 2_000
-FAILURES_TO_SAY = 3
-"""Handshakes in a row that fail before it counts as a problem: while keys are renewed, some do."""
+PATIENCE_SECONDS = 3.0
+"""How long handshakes may fail before that counts as a problem: while keys are renewed, some do."""
 PING_MS, PING_TIMEOUT_MS = 5_000, 15_000
 """ZMTP heartbeats: they only find connections that broke without a word. Liveness is judged from acknowledgements."""
 
@@ -47,7 +47,7 @@ class Channel:
         self.undecodable = 0
         self._fixed = router
         self._again_at: float | None = None
-        self._failures = 0
+        self._failing_since: float | None = None
         self._file = connection_file(root)
         self._root = root
         self._address: str | None = None
@@ -188,13 +188,13 @@ class Channel:
         while monitor is not None and _events(monitor) & zmq.POLLIN:
             event, value = _monitor_event.unpack(monitor.recv_multipart(zmq.NOBLOCK)[0])
             if (failure := failed(event, value)) is not None:
-                self._failures += 1
-                if failure.refused or self._failures >= FAILURES_TO_SAY:
+                self._failing_since = self._failing_since or now
+                if failure.refused or now - self._failing_since > PATIENCE_SECONDS:
                     self.link.problem = f"{self._address}: {failure.reason}"
                 if failure.over:
                     self._again_at = now + AGAIN_SECONDS
             elif event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
-                self._failures = 0
+                self._failing_since = None
                 self.link.connected(now)
             elif event == zmq.EVENT_DISCONNECTED:
                 self.link.disconnected(now)

@@ -131,7 +131,7 @@ def check_bind(address: str, *, keyed: bool = False) -> None:
         ConfigError: It is none of this machine's loopback addresses, and there are no keys; or it is no address.
     """
     try:
-        parsed = None if address == "localhost" else ipaddress.ip_address(address.strip("[]"))
+        loopback = address == "localhost" or ipaddress.ip_address(address.strip("[]")).is_loopback
     except ValueError:
         raise ConfigError(
             f"[bus] bind = {address!r} is no address.",
@@ -140,7 +140,7 @@ def check_bind(address: str, *, keyed: bool = False) -> None:
             found=address,
             allowed="an IPv4 or IPv6 address, or localhost",
         ) from None
-    if not keyed and parsed is not None and not parsed.is_loopback:
+    if not keyed and not loopback:
         raise ConfigError(
             f"[bus] bind = {address!r}: without keys the broker listens on this machine only.",
             hint="`trainbus keys invite NAME --role observer --host ADDRESS` makes the first key, and then this is allowed. "
@@ -149,6 +149,14 @@ def check_bind(address: str, *, keyed: bool = False) -> None:
             found=address,
             allowed="127.0.0.1, ::1, localhost",
         )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a name or address means this machine itself. Other names are not looked up."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
 
 
 def _user(frames: list[zmq.Frame]) -> str:
