@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from typing import ClassVar
 
 import msgspec
 import pytest
@@ -85,6 +86,8 @@ def use(socket: zmq.Socket, credentials: Credentials) -> None:
 class Peer:
     """A DEALER of a client with (or without) keys, and the answers that it gets."""
 
+    living: ClassVar[list[Peer]] = []
+
     def __init__(self, context: zmq.Context, router: str, credentials: Credentials | None, **replaced: str) -> None:
         self.socket = context.socket(zmq.DEALER)
         self.socket.linger = 0
@@ -94,6 +97,8 @@ class Peer:
         self.monitor = self.socket.get_monitor_socket()
         self.socket.connect(router)
         self._calls = 0
+        # A monitor that is collected before its socket blocks the context's I/O thread with the next event, for ever.
+        self.living.append(self)
 
     def call(self, request: wire.Request) -> wire.Reply | wire.Failure:
         self._calls += 1
@@ -138,6 +143,9 @@ def bus(trainbus_home):
 def context():
     context = zmq.Context()
     yield context
+    for peer in Peer.living:
+        peer.socket.disable_monitor()
+    Peer.living.clear()
     context.destroy(linger=0)
 
 

@@ -403,7 +403,7 @@ class KeysStatus(Struct, kw_only=True):
     problem: str = ""
 
 
-class BrokerStatus(Struct, kw_only=True):
+class BrokerStatus(Struct, kw_only=True, omit_defaults=True):
     """The broker's own figures. ``keys`` is nil where everybody on the machine is let in."""
 
     pid: int
