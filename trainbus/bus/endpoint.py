@@ -72,7 +72,14 @@ class Endpoint:
         socket.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MS)
         socket.setsockopt(zmq.RECONNECT_IVL_MAX, RECONNECT_MAX_MS)
         # pyzmq would name the monitor after the descriptor, which a socket closed a moment ago may still hold.
-        monitor = socket.get_monitor_socket(_EVENTS, f"inproc://trainbus-monitor-{next(_monitor_numbers)}")
+        # Without a high-water mark: a broker that lets us not in gives events each second, libzmq blocks its I/O thread, which all sockets
+        # of the process share, when a monitor is full, and a client that nobody calls reads none.
+        watched = f"inproc://trainbus-monitor-{next(_monitor_numbers)}"
+        socket.monitor(watched, _EVENTS)
+        monitor: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PAIR)
+        monitor.linger = 0
+        monitor.rcvhwm = 0
+        monitor.connect(watched)
         self._socket, self._monitor = socket, monitor
         for prefix in self._subscriptions:
             socket.subscribe(prefix)
