@@ -190,6 +190,8 @@ class PluginMember(Member):
             self.supervision.loading(now)
         elif isinstance(said, report.Refusal):
             self.supervision.refused(said.error)
+            if self.child is not None:
+                self.child.ask_to_stop()  # a thread that the plugin's import left behind must not keep it
         else:
             self._dead_letters += max(0, said.dead_letters - self.progress.dead_letters)
             self.progress = said
