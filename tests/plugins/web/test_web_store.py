@@ -2,8 +2,8 @@ import json
 import math
 
 import pytest
-from story import SECOND, training
 
+from tests.plugins.web.story import SECOND, training
 from trainbus.bus.events import Alert, Checkpoint, Gap, Heartbeat, Metric, Other, Phase, Plugin, RunEnded, RunStarted, Sample, Step, System
 from trainbus.plugins.web.encoding import to_json
 from trainbus.plugins.web.health import SILENT_AFTER
