@@ -205,6 +205,33 @@ def test_a_full_disk_costs_no_event_while_a_broker_is_there_and_is_said_once(mak
     assert warnings("only kept in memory") == 1
 
 
+def test_a_really_full_disk_is_no_sigbus(root: Path) -> None:
+    """D2: on a file system of 5 MiB; in a process of its own, which a SIGBUS would kill."""
+    small = root / "small"
+    small.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=5m", "tmpfs", str(small)], capture_output=True, check=False).returncode != 0:
+        pytest.skip("mounting is not allowed here; the tests with an injected ENOSPC stand for this one")
+    try:
+        done = run_python(
+            """
+            from trainbus.bus.config import BusConfig
+            from trainbus.bus.publisher import Publisher
+            from trainbus.bus.events import Step
+            publisher = Publisher("full", settings=BusConfig(spool_segment_bytes=2**21, memory_events=1000))
+            for number in range(100_000):
+                publisher.publish(Step(step=number, metrics={"loss": 0.5}))
+            stats = publisher.stats()
+            assert stats.published == 100_000 and stats.errors == 0, stats
+            assert stats.dropped > 0 and "No space" in stats.problem, stats
+            publisher.close()
+            """,
+            small,
+        )
+        assert (done.returncode, done.stderr.count("can't be spooled")) == (0, 1), done.stderr
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
+
+
 def test_what_the_memory_ring_drops_is_declared_to_the_broker(make: Make, root: Path) -> None:
     """D2, D3: a full disk, no broker, more events than the ring holds."""
     publisher = make(allocate=Disk(full=True))
