@@ -251,11 +251,11 @@ def test_whatever_is_lost_delayed_or_restarted_everything_arrives_once_and_in_or
     while now < 400 and not (now > faults_until and link.settled and store.next):
         now += 0.05
         faulty = now < faults_until
-        if now < 50 and chance.random() < 0.3:
+        if now < faults_until and chance.random() < 0.3:
             store.next += chance.randrange(1, 8)
         if link.state is State.OFFLINE and chance.random() < 0.5:
             link.connected(now)
-        if faulty and chance.random() < 0.01:
+        if now < 40 and chance.random() < 0.01:  # later only messages are lost, also the last ones
             to_broker.clear(), to_link.clear()
             link.disconnected(now)
             if chance.random() < 0.5:

@@ -289,7 +289,10 @@ class Publisher:
         seq = outbox.next
         event.seq = seq
         try:
-            body = _encode(event)
+            try:
+                body = _encode(event)
+            except UnicodeEncodeError:
+                body = _encode(values.without_surrogates(event))
             decode(body)  # 0.7 us: an event with a field of a wrong type would be unreadable for every reader, for ever
         except Exception as error:  # noqa: BLE001 - user data may raise anything while it is encoded
             return self._replace(event, seq, f"a {type(event).__name__} event can't be encoded: {error}")
