@@ -86,7 +86,6 @@ class Sockets:
         socket.setsockopt(zmq.RCVHWM, ROUTER_HIGH_WATER_MARK)
         socket.setsockopt(zmq.LINGER, LINGER_MILLISECONDS)
         socket.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MILLISECONDS)
-        socket.setsockopt(zmq.IPV6, 1)
         return socket
 
 
@@ -94,10 +93,10 @@ def check_bind(address: str) -> None:
     """Refuse an address that other machines reach.
 
     Raises:
-        ConfigError: It is none of this machine's loopback addresses.
+        ConfigError: It is none of this machine's (IPv4) loopback addresses.
     """
     try:
-        loopback = address == "localhost" or ipaddress.ip_address(address.strip("[]")).is_loopback
+        loopback = address == "localhost" or ipaddress.IPv4Address(address).is_loopback
     except ValueError:
         loopback = False
     if not loopback:
@@ -106,12 +105,12 @@ def check_bind(address: str) -> None:
             hint='Use "127.0.0.1", and reach it from elsewhere through an ssh tunnel.',
             key="bus.bind",
             found=address,
-            allowed="127.0.0.1, ::1, localhost",
+            allowed="127.0.0.1, localhost",
         )
 
 
 def _bind(socket: zmq.Socket[bytes], address: str, port: int, key: str) -> str:
-    host = f"[{address.strip('[]')}]" if ":" in address else "127.0.0.1" if address == "localhost" else address
+    host = "127.0.0.1" if address == "localhost" else address
     try:
         socket.bind(f"tcp://{host}:{port or '*'}")
     except zmq.ZMQError as error:
