@@ -47,7 +47,10 @@ TICK_SECONDS = 0.25
 """At most so long between two ticks; less when `lost_after` or `heartbeat_interval` are short."""
 
 LAST_DRAIN_SECONDS = 2.0
-"""How long a stopping broker goes on taking what already lies in its socket."""
+"""How long a stopping broker goes on at most taking what was sent to it."""
+
+DRAIN_QUIET_SECONDS = 0.05
+"""It stops before that once nothing has come for so long."""
 
 
 def run_broker(
@@ -184,12 +187,13 @@ class _Loop:
 
     def _drain(self) -> None:
         """Take in what publishers have sent already, and commit it: they would only have to send it again."""
-        until = time.monotonic() + LAST_DRAIN_SECONDS
-        received = True
-        while (received or self._core.busy) and time.monotonic() < until:
-            received = self._turn(receive=True)
-            if not received:
-                time.sleep(0.001)
+        now = time.monotonic()
+        until, quiet = now + LAST_DRAIN_SECONDS, now + DRAIN_QUIET_SECONDS
+        while now < until and now < quiet:
+            if self._turn(receive=True) or self._core.busy:
+                quiet = time.monotonic() + DRAIN_QUIET_SECONDS
+            self._sockets.router.poll(int(DRAIN_QUIET_SECONDS * 100))
+            now = time.monotonic()
 
     def _turn(self, *, receive: bool) -> bool:
         """One round: take what is there, commit, send. Whether anything was received."""
