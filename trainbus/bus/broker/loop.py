@@ -206,6 +206,8 @@ class _Loop:
             for peer, frames in self._sockets.receive():
                 received = True
                 self._core.receive_frame(peer, frames[0] if len(frames) == 1 else b"", now)
+                if self._committer.finished:
+                    break  # the disk is idle: the next batch first
         self._committer.finish()
         self._reader.finish()
         if now - self._ticked >= self._tick_seconds:
