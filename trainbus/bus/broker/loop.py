@@ -181,7 +181,7 @@ class _Loop:
             if self._wake_read in found:
                 self._quiet_wake()
             if self._lifeline is not None and self._lifeline in found and not os.read(self._lifeline, 512):
-                logger.warning("the process that started this broker is gone: stopping")
+                logger.info("the process that started this broker has let go of it: stopping")
                 return
             self._turn(receive=not full)
 
