@@ -17,7 +17,8 @@ from pathlib import Path
 METRICS = {
     name: 0.1 * number
     for number, name in enumerate(
-        ("loss", "learning_rate", "grad_norm", "tokens_per_second", "samples_per_second", "accuracy", "entropy", "memory", "epoch", "mfu"), 1
+        ("loss", "learning_rate", "grad_norm", "tokens_per_second", "samples_per_second", "accuracy", "entropy", "memory", "epoch", "mfu"),
+        1,
     )
 }
 """Ten metrics, as a training step has them."""

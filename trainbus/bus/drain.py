@@ -13,12 +13,12 @@ from pathlib import Path
 import msgspec
 
 from trainbus.bus import wire
+from trainbus.bus.channel import Channel
 from trainbus.bus.credentials import find_broker
 from trainbus.bus.home import home
 from trainbus.bus.link import Link
 from trainbus.bus.outbox import Outbox
 from trainbus.bus.spool import Spool, read_meta, remove_stale_drafts, segment_files, spool_root, try_lock, unlock
-from trainbus.bus.channel import Channel
 from trainbus.errors import SpoolError
 
 NO_PROGRESS_SECONDS = 5.0

@@ -147,8 +147,8 @@ class Outbox:
             if not self._ring:
                 return False
             seq = self._ring_first
-            if seq >= self.acknowledged:
-                body = self._ring[seq]
+            body = self._ring.get(seq)
+            if body is not None and seq >= self.acknowledged:
                 segment = self._active
                 if segment is None or not self._store(segment, seq, body):
                     if not self._ready:

@@ -199,8 +199,11 @@ class Publisher:
             return False
         with self._lock:
             self._closed = True
-        self.settle(time.monotonic() + URGENT_WAIT_SECONDS, last=True)
         _living.discard(self)
+        try:
+            self.settle(time.monotonic() + URGENT_WAIT_SECONDS, last=True)
+        except Exception as error:  # noqa: BLE001 - a fault here must not end the training that is just done
+            self.complain("the last events could not be published", error)
         return self._sender.close(timeout)
 
     def stats(self) -> PublisherStats:
@@ -289,7 +292,10 @@ class Publisher:
         seq = outbox.next
         event.seq = seq
         try:
-            body = _encode(event)
+            try:
+                body = _encode(event)
+            except UnicodeEncodeError:
+                body = _encode(values.without_surrogates(event))
             decode(body)  # 0.7 us: an event with a field of a wrong type would be unreadable for every reader, for ever
         except Exception as error:  # noqa: BLE001 - user data may raise anything while it is encoded
             return self._replace(event, seq, f"a {type(event).__name__} event can't be encoded: {error}")

@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trainbus.bus import wire
+from trainbus.bus.channel import Channel
 from trainbus.bus.config import BusConfig
 from trainbus.bus.drain import drain_orphans, orphans
 from trainbus.bus.events import Command
 from trainbus.bus.link import Link, State
 from trainbus.bus.outbox import Outbox
 from trainbus.bus.spool import Identity
-from trainbus.bus.channel import Channel
 from trainbus.errors import TrainbusError
 
 if TYPE_CHECKING:

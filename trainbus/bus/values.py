@@ -11,6 +11,8 @@ from collections.abc import Callable
 from math import nan
 from typing import Any
 
+from msgspec import Struct
+
 from trainbus.bus.events import Event, Metric, Sample
 
 _SCALAR_FIELDS: dict[type[Event], tuple[str, float | None]] = {Metric: ("value", nan), Sample: ("loss", None)}
@@ -62,6 +64,19 @@ def settle(event: Event, complain: Callable[[str, object], None]) -> list[Copy] 
         if value is not None and type(value) is not float:
             _settle_one(event, place[0], value, copies, complain)
     return copies or None
+
+
+def without_surrogates(value: Any) -> Any:
+    """A copy whose texts are valid Unicode: lone surrogates (half an emoji from a broken JSON file) become ``\\udXXX``."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, dict):
+        return {without_surrogates(key): without_surrogates(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [without_surrogates(item) for item in value]
+    if isinstance(value, Struct):
+        return type(value)(**{name: without_surrogates(getattr(value, name)) for name in value.__struct_fields__})
+    return value
 
 
 def _settle_one(target: dict[str, Any] | Event, key: str, value: Any, copies: list[Copy], complain: Callable[[str, object], None]) -> None:

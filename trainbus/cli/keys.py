@@ -26,7 +26,7 @@ APPLIED_WITHIN = 15.0
 """Seconds that a running broker has to take over a change; it looks four times a second."""
 
 POLL = 0.1
-HOST = re.compile(r"\[?[0-9A-Za-z.:%_-]+\]?")
+HOST = re.compile(r"[0-9A-Za-z._-]+")
 DAY = 86_400.0
 
 
@@ -162,12 +162,14 @@ def _address(host: str | None, bind: str, running: Connection | None) -> str:
     """What the token names: what was asked for, or where the broker listens."""
     if host is not None:
         if not HOST.fullmatch(host):
-            raise ConfigError(f"--host {host!r} is no host.", hint="Give a name or an address alone, without tcp:// and port.", found=host)
+            raise ConfigError(
+                f"--host {host!r} is no host.", hint="Give a name or an IPv4 address alone, without tcp:// and port.", found=host
+            )
         return host
     at = urlsplit(running.router).hostname if running is not None else None
     if at is not None and not is_loopback(at):
         return at
-    if bind in ("0.0.0.0", "::"):
+    if bind == "0.0.0.0":
         hint = "Add --host with the name or address under which the other machine reaches this one."
         raise ConfigError("The broker listens on all addresses, and a token has to name one.", hint=hint, key="host")
     return "127.0.0.1" if bind == "localhost" else bind

@@ -189,7 +189,8 @@ class Journal:
     def _shrink(self) -> None:
         """Give freed pages back; a failure costs disk space only and is retried by the next deletion."""
         try:
-            self._connection.execute(f"PRAGMA incremental_vacuum({VACUUM_PAGES})").fetchall()
+            # As a script: `execute` takes one step of a statement without columns, and each step frees one page.
+            self._connection.executescript(f"PRAGMA incremental_vacuum({VACUUM_PAGES})")
         except sqlite3.Error:
             self._failures += 1
 

@@ -122,12 +122,11 @@ def invite(
         expires = now + int(valid_for * 1e9) if valid_for is not None else None
         draft.clients.append(Client(name=name, public_key=public, role=role, created=now, expires=expires))
         router, xpub = ports or draft.ports
-    host = f"[{address.strip('[]')}]" if ":" in address else address
     credentials = Credentials(
         name=name,
         role=role,
-        router=f"tcp://{host}:{router}",
-        xpub=f"tcp://{host}:{xpub}",
+        router=f"tcp://{address}:{router}",
+        xpub=f"tcp://{address}:{xpub}",
         server_key=draft.public_key,
         public_key=public,
         secret_key=secret,

@@ -49,7 +49,10 @@ TICK_SECONDS = 0.25
 """At most so long between two ticks; less when `lost_after` or `heartbeat_interval` are short."""
 
 LAST_DRAIN_SECONDS = 2.0
-"""How long a stopping broker goes on taking what already lies in its socket."""
+"""How long a stopping broker goes on at most taking what was sent to it."""
+
+DRAIN_QUIET_SECONDS = 0.05
+"""It stops before that once nothing has come for so long."""
 
 
 def run_broker(
@@ -184,18 +187,19 @@ class _Loop:
             if self._wake_read in found:
                 self._quiet_wake()
             if self._lifeline is not None and self._lifeline in found and not os.read(self._lifeline, 512):
-                logger.warning("the process that started this broker is gone: stopping")
+                logger.info("the process that started this broker has let go of it: stopping")
                 return
             self._turn(receive=not full)
 
     def _drain(self) -> None:
         """Take in what publishers have sent already, and commit it: they would only have to send it again."""
-        until = time.monotonic() + LAST_DRAIN_SECONDS
-        received = True
-        while (received or self._core.busy) and time.monotonic() < until:
-            received = self._turn(receive=True)
-            if not received:
-                time.sleep(0.001)
+        now = time.monotonic()
+        until, quiet = now + LAST_DRAIN_SECONDS, now + DRAIN_QUIET_SECONDS
+        while now < until and now < quiet:
+            if self._turn(receive=True) or self._core.busy:
+                quiet = time.monotonic() + DRAIN_QUIET_SECONDS
+            self._sockets.router.poll(int(DRAIN_QUIET_SECONDS * 100))
+            now = time.monotonic()
 
     def _turn(self, *, receive: bool) -> bool:
         """One round: take what is there, commit, send. Whether anything was received."""
@@ -208,6 +212,8 @@ class _Loop:
             for peer, frames, user in self._sockets.receive():
                 received = True
                 self._core.receive_frame(peer, frames[0] if len(frames) == 1 else b"", now, user)
+                if self._committer.finished:
+                    break  # the disk is idle: the next batch first
         self._committer.finish()
         self._reader.finish()
         if now - self._ticked >= self._tick_seconds:

@@ -23,8 +23,6 @@ LINGER_MILLISECONDS = 500
 RECEIVE_BURST = 64
 """Messages taken from a socket before the loop looks at anything else."""
 
-LOOPBACK_OF = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}
-
 MAX_SUBSCRIPTION_BYTES = 8 * 1024
 """A topic is a kind and a run, 512 characters each at most: nobody has to send XPUB anything longer."""
 
@@ -118,7 +116,6 @@ class Sockets:
         socket.setsockopt(zmq.RCVHWM, ROUTER_HIGH_WATER_MARK)
         socket.setsockopt(zmq.LINGER, LINGER_MILLISECONDS)
         socket.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MILLISECONDS)
-        socket.setsockopt(zmq.IPV6, 1)
         if self._secret_key:
             guard(socket, self._secret_key)
         return socket
@@ -128,17 +125,17 @@ def check_bind(address: str, *, keyed: bool = False) -> None:
     """Refuse an address that other machines reach, unless there are keys.
 
     Raises:
-        ConfigError: It is none of this machine's loopback addresses, and there are no keys; or it is no address.
+        ConfigError: It is none of this machine's (IPv4) loopback addresses, and there are no keys; or it is no address.
     """
     try:
-        loopback = address == "localhost" or ipaddress.ip_address(address.strip("[]")).is_loopback
+        loopback = address == "localhost" or ipaddress.IPv4Address(address).is_loopback
     except ValueError:
         raise ConfigError(
             f"[bus] bind = {address!r} is no address.",
             hint='Give the address of one of this machine\'s network cards, "0.0.0.0" for all, or "127.0.0.1" for none.',
             key="bus.bind",
             found=address,
-            allowed="an IPv4 or IPv6 address, or localhost",
+            allowed="an IPv4 address, or localhost",
         ) from None
     if not keyed and not loopback:
         raise ConfigError(
@@ -147,14 +144,14 @@ def check_bind(address: str, *, keyed: bool = False) -> None:
             'Or use "127.0.0.1", and reach it from elsewhere through an ssh tunnel.',
             key="bus.bind",
             found=address,
-            allowed="127.0.0.1, ::1, localhost",
+            allowed="127.0.0.1, localhost",
         )
 
 
 def is_loopback(host: str) -> bool:
     """Whether a name or address means this machine itself. Other names are not looked up."""
     try:
-        return host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
+        return host == "localhost" or ipaddress.IPv4Address(host).is_loopback
     except ValueError:
         return False
 
@@ -168,7 +165,7 @@ def _user(frames: list[zmq.Frame]) -> str:
 
 
 def _bind(socket: zmq.Socket[bytes], address: str, port: int, key: str) -> str:
-    host = f"[{address.strip('[]')}]" if ":" in address else "127.0.0.1" if address == "localhost" else address
+    host = "127.0.0.1" if address == "localhost" else address
     try:
         socket.bind(f"tcp://{host}:{port or '*'}")
     except zmq.ZMQError as error:
@@ -181,4 +178,4 @@ def _bind(socket: zmq.Socket[bytes], address: str, port: int, key: str) -> str:
         ) from error
     bound = str(socket.getsockopt_string(zmq.LAST_ENDPOINT)).rpartition(":")[2]
     # The wildcard is where the broker listens, but no address to go to.
-    return f"tcp://{LOOPBACK_OF.get(host, host)}:{bound}"
+    return f"tcp://{'127.0.0.1' if host == '0.0.0.0' else host}:{bound}"

@@ -190,6 +190,8 @@ class PluginMember(Member):
             self.supervision.loading(now)
         elif isinstance(said, report.Refusal):
             self.supervision.refused(said.error)
+            if self.child is not None:
+                self.child.ask_to_stop()  # a thread that the plugin's import left behind must not keep it
         else:
             self._dead_letters += max(0, said.dead_letters - self.progress.dead_letters)
             self.progress = said
@@ -238,6 +240,8 @@ class BrokerMember(Member):
         self._settings = settings
         self._was_ready = False
         self.ready = asyncio.Event()
+        self.registered = False
+        """Whether this incarnation knows its supervisor: only then do people's questions get through."""
         self.given_up: asyncio.Future[tuple[int, list[str]]] = asyncio.get_running_loop().create_future()
 
     def command(self) -> list[str]:
@@ -263,6 +267,7 @@ class BrokerMember(Member):
     def obituary(self, code: int) -> str:
         """How it died; an incurable error before it ever listened ends everything."""
         self.ready.clear()
+        self.registered = False
         if code in INCURABLE and not self._was_ready and self.supervision.wanted and not self.given_up.done():
             self.given_up.set_result((code, list(self.output.last)))
             self.supervision.refused(super().obituary(code))

@@ -295,7 +295,7 @@ class Supervisor:
             pid=os.getpid(),
             started=self._started,
             config=str(self._source.file) if self._source is not None and self._source.file is not None else "",
-            state="stopping" if self._stopping.is_set() else "running" if self._broker.ready.is_set() else "starting",
+            state="stopping" if self._stopping.is_set() else "running" if self._broker.registered else "starting",
             broker=self._broker.pid,
             broker_state=broker.state,
             broker_restarts=broker.restarts,
@@ -312,6 +312,9 @@ class Supervisor:
     def _broker_answered(self) -> None:
         if self._broker.ready.is_set():
             self._broker.supervision.running(time.monotonic())
+            if not self._broker.registered:
+                self._broker.registered = True
+                self._write()
 
     def _output(self, name: str, colour: str) -> Output:
         bus = self._config.bus
