@@ -286,10 +286,10 @@ def test_other_addresses_are_bound_only_with_keys(trainbus_home):
     for address in ("0.0.0.0", "10.1.2.3"):
         with pytest.raises(ConfigError, match="trainbus keys invite"):
             Sockets(BusConfig(bind=address))
+    _, book = keystore.invite(trainbus_home, "known", "admin", ADDRESS)
     for nonsense in ("example.org", "::", "*", "127.0.0.1:5"):
         with pytest.raises(ConfigError, match="no address"):
-            Sockets(BusConfig(bind=nonsense))
-    _, book = keystore.invite(trainbus_home, "known", "admin", ADDRESS)
+            Sockets(BusConfig(bind=nonsense), book)
     sockets = Sockets(BusConfig(bind="0.0.0.0"), book, gate.Door(trainbus_home).admit)
     assert sockets.router_address == f"tcp://127.0.0.1:{book.ports[0]}"
     sockets.close()

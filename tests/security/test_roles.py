@@ -81,6 +81,7 @@ def test_each_role_may_do_what_the_table_says_and_nothing_else(role, everybody, 
             assert f"needs {least}" in answer.problem
             assert role in answer.problem
     assert not wrong
+    assert client.status().sources == [] or role != "observer"  # what was refused was not acted on
 
 
 def said(client, message):

@@ -127,17 +127,7 @@ def check_bind(address: str, *, keyed: bool = False) -> None:
     Raises:
         ConfigError: It is none of this machine's (IPv4) loopback addresses, and there are no keys; or it is no address.
     """
-    try:
-        loopback = address == "localhost" or ipaddress.IPv4Address(address).is_loopback
-    except ValueError:
-        raise ConfigError(
-            f"[bus] bind = {address!r} is no address.",
-            hint='Give the address of one of this machine\'s network cards, "0.0.0.0" for all, or "127.0.0.1" for none.',
-            key="bus.bind",
-            found=address,
-            allowed="an IPv4 address, or localhost",
-        ) from None
-    if not keyed and not loopback:
+    if not keyed and not is_loopback(address):
         raise ConfigError(
             f"[bus] bind = {address!r}: without keys the broker listens on this machine only.",
             hint="`trainbus keys invite NAME --role observer --host ADDRESS` makes the first key, and then this is allowed. "
@@ -146,6 +136,16 @@ def check_bind(address: str, *, keyed: bool = False) -> None:
             found=address,
             allowed="127.0.0.1, localhost",
         )
+    try:
+        ipaddress.IPv4Address("127.0.0.1" if address == "localhost" else address)
+    except ValueError:
+        raise ConfigError(
+            f"[bus] bind = {address!r} is no address.",
+            hint='Give the IPv4 address of one of this machine\'s network cards, "0.0.0.0" for all, or "127.0.0.1" for none.',
+            key="bus.bind",
+            found=address,
+            allowed="an IPv4 address, or localhost",
+        ) from None
 
 
 def is_loopback(host: str) -> bool:
