@@ -268,7 +268,7 @@ class Publisher:
             event.run = self.run
         event.source = self.source
         event.time = time_ns()
-        if self._waiting or not values.is_plain_step(event):
+        if self._waiting or not values.settle_step(event):
             return self._take_slowly(event)
         outbox = self._outbox
         event.seq = seq = outbox.next

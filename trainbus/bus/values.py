@@ -39,27 +39,7 @@ class Copy:
         """Whether `settle` gives the value without waiting for the device."""
         return bool(self._done())
 
-    def settle(self) -> None:
-        """Put the value in its place."""
-        _put(self._target, self._key, float(self._read()))
-
-
-def is_plain_step(event: Event) -> bool:
-    """Whether this is a step whose fields all have the types that readers expect, so that nothing has to be settled or tried."""
-    if type(event) is not Step or type(event.run) is not str:
-        return False
-    for name, value in event.metrics.items():
-        if type(value) is not float or type(name) is not str:
-            return False
-    if type(event.step) is not int or type(event.rank) is not int or (event.epoch is not None and type(event.epoch) is not float):
-        return False
-    for count in (event.total_steps, event.examples, event.tokens):
-        if count is not None and type(count) is not int:
-            return False
-    return True
-
-
-def settle(event: Event, complain: Callable[[str, object], None]) -> list[Copy] | None:
+    def settle(event: Event, complain: Callable[[str, object], None]) -> list[Copy] | None:
     """Make the numbers of an event floats, in place. What is no number is left out, after ``complain(key, value)``.
 
     Returns:
