@@ -11,7 +11,7 @@ const TONES = {
   critical: "critical", warning: "warning", info: "info",
   high: "critical", medium: "warning", low: "ok",
 };
-const SYMBOLS = { critical: "▲", warning: "△", info: "ⓘ" };
+const SYMBOLS = { critical: "!!", warning: "!", info: "i" };
 
 export const tone = (word) => TONES[word] ?? "";
 
