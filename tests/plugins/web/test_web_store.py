@@ -154,8 +154,8 @@ def test_answers_are_valid_json_whatever_the_events_say(store):
         json.loads(to_json(store.detail(run, 0)), parse_constant=refuse)
     answer = json.loads(to_json(store.detail("r", 0)))
     assert answer["alerts"][0]["evidence"] == {"x": [None, 1]}
-    assert answer["not_finite_paths"] == ["alerts.0.evidence.x.0"]
-    assert (answer["metrics"], answer["not_finite"]) == ({"loss": None}, ["loss"])
+    assert answer["not_finite"] == {"alerts.0.evidence.x.0": "inf"}
+    assert (answer["metrics"], answer["broken_metrics"]) == ({"loss": None}, ["loss"])
 
 
 def test_an_unknown_run_and_an_unknown_metric_are_told_apart(store):

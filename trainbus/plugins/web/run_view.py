@@ -128,7 +128,7 @@ class RunView:
         """The newest value of each metric; None where that is not finite."""
         return {name: None if _broken(series) else series.last for name, series in self.series.items()}
 
-    def not_finite(self) -> list[str]:
+    def broken_metrics(self) -> list[str]:
         """Metrics whose newest value is NaN or infinite."""
         return [name for name, series in self.series.items() if _broken(series)]
 
