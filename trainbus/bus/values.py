@@ -69,7 +69,8 @@ def settle_step(event: Event) -> bool:
             own[name] = number
         if type(name) is not str:
             return False
-    if type(event.step) is not int or type(event.rank) is not int or (event.epoch is not None and type(event.epoch) is not float):
+    epoch = event.epoch
+    if type(event.step) is not int or type(event.rank) is not int or not (epoch is None or type(epoch) is float or type(epoch) is int):
         return False
     for count in (event.total_steps, event.examples, event.tokens):
         if count is not None and type(count) is not int:
