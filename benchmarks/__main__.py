@@ -58,11 +58,15 @@ def main() -> int:
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help="which ones; default: all")
     parser.add_argument("--quick", action="store_true", help="fewer rounds and events: a look, not a result")
+    parser.add_argument("--docs", action="store_true", help="measure nothing; quote the last results in docs/benchmarks.md")
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if unknown := [name for name in options.names if name not in BENCHMARKS]:
         parser.error(f"no benchmark is called {unknown[0]!r}; there are {', '.join(BENCHMARKS)}")
     names = options.names or list(BENCHMARKS)
+    if options.docs:
+        report.write_docs(list(BENCHMARKS))
+        return 0
     if options.one:
         run_one(names[0], options.quick)
         return 0

@@ -18,6 +18,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.frame import RESULTS, Table, load, machine, markdown
+
 METRICS = {
     name: 0.1 * number
     for number, name in enumerate(
@@ -63,6 +65,9 @@ def paced(count: int, rate: float, act: Callable[[int], object]) -> None:
 
 def _child(results: Any, function: Callable[..., object], arguments: tuple[object, ...]) -> None:
     results.put(function(*arguments))
+    results.close()
+    results.join_thread()
+    os._exit(0)  # some peers go on uploading, or talking, at exit
 
 
 def in_a_process(function: Callable[..., Any], *arguments: object) -> Any:
@@ -79,7 +84,7 @@ def in_a_process(function: Callable[..., Any], *arguments: object) -> Any:
     except queue.Empty:
         raise SystemExit(f"{function.__name__}{arguments} gave no result") from None
     finally:
-        process.join(2)  # some peers' threads would go on
+        process.join(2)
         process.kill()
 
 
@@ -159,3 +164,15 @@ def redis_server() -> Iterator[int]:
         arguments = ["--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder), "--appendonly", "yes", "--appendfsync", "always"]
         with server(["redis-server", *arguments, "--save", ""], lambda: redis.Redis(port=port).ping()):
             yield port
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str | float | int]]) -> None:
+    """Print a table, for a benchmark that is run by itself."""
+    print(markdown(Table(title, list(columns), [list(row) for row in rows])))
+
+
+def save(name: str, result: dict[str, object]) -> None:
+    """Keep the figures of a benchmark that is run by itself, beside those of the report."""
+    RESULTS.mkdir(exist_ok=True)
+    facts = {"benchmark": name, "machine": machine(), "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "load": load()}
+    (RESULTS / f"{name}.json").write_text(json.dumps(facts | result, indent=2) + "\n")

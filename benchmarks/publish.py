@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import logging
 import mmap
 import os
@@ -146,7 +147,7 @@ def trackio() -> Iterator[Call]:
     os.environ |= {"TRACKIO_DIR": folder, "HF_HUB_OFFLINE": "1"}
     import trackio as peer
 
-    with contextlib.redirect_stdout(sys.stderr):
+    with contextlib.redirect_stdout(io.StringIO()):
         peer.init(project="bench", embed=False, auto_log_gpu=False, auto_log_cpu=False)
 
     def call(number: int) -> None:
@@ -212,7 +213,7 @@ def measure(case: str, calls: int, paced_calls: int) -> dict[str, dict[str, floa
 
 
 def bench(quick: bool) -> Result:
-    rounds, calls, paced_calls = (1, 20_000, 150) if quick else (4, 60_000, 300)
+    rounds, calls, paced_calls = (1, 20_000, 150) if quick else (4, 50_000, 250)
     found: dict[str, list[dict[str, dict[str, float]]]] = {}
     for _ in range(rounds):
         for case in CASES:
