@@ -30,7 +30,7 @@ BENCHMARKS = {
     "replay": "history into a late subscriber",
     "broker": "the broker alone, and the limits of its parts",
     "startup": "import trainbus and trainbus --help",
-    "anomaly_cost": "the anomaly plugin's cost of an event",
+    "detector": "the anomaly plugin's cost of an event",
 }
 WITH_PEERS = ("publish", "throughput", "latency")
 

@@ -1,14 +1,15 @@
 """What the anomaly plugin costs an event with all rules on, and what it keeps: the limit is 50 µs, and memory does not grow.
 
-Run: python -m benchmarks anomaly_cost
+Run: python benchmarks/anomaly_cost.py [--steps 100000] [--json]
 """
 
+import argparse
+import json
 import random
 import time
 
 import msgspec
 
-from benchmarks.frame import Bar, Result, Table
 from trainbus.bus.events import Step
 from trainbus.plugins.anomaly.config import RulesConfig
 from trainbus.plugins.anomaly.detector import Detector
@@ -50,15 +51,33 @@ def measure(steps, config):
     return spent / steps * 1e6, size_at_tenth, len(state)
 
 
-def bench(quick):
-    """Both cases, beside the limit."""
-    steps = 10_000 if quick else 100_000
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--steps", type=int, default=100_000)
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    rows = []
     everything = msgspec.convert({name: {"metrics": ["*"]} for name in RulesConfig.__struct_fields__}, RulesConfig)
-    rows, bars = [], []
     for name, config in (("default metrics", RulesConfig()), ("every rule on all ten metrics", everything)):
-        cost, tenth, end = measure(steps, config)
-        rows.append([name, cost, tenth, end])
-        bars.append(Bar(f"{name}, an event", cost, LIMIT_US, "µs"))
-    columns = ["rules", "µs an event", "bytes of state after a tenth", "at the end"]
-    about = f"Processor time for feeding {steps:,} steps of ten metrics and storing the state after each, as the plugin does."
-    return Result("Anomaly detection", about, [Table("one step event with ten metrics", columns, rows)], bars)
+        cost, tenth, end = measure(arguments.steps, config)
+        rows.append(
+            {
+                "case": name,
+                "us_per_event": round(cost, 1),
+                "of_limit": round(cost / LIMIT_US, 2),
+                "state_at_10%": tenth,
+                "state_at_end": end,
+            }
+        )
+    if arguments.json:
+        print(json.dumps(rows))
+        return
+    for row in rows:
+        print(
+            f"{row['case']:<30} {row['us_per_event']:>6.1f} µs an event = {row['of_limit']:.2f} x the limit of {LIMIT_US:.0f} µs; "
+            f"state {row['state_at_10%']:,} bytes after a tenth, {row['state_at_end']:,} at the end"
+        )
+
+
+if __name__ == "__main__":
+    main()
