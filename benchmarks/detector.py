@@ -1,4 +1,4 @@
-"""What the anomaly plugin costs an event, and that its state does not grow: `benchmarks/anomaly_cost.py`, which can also be run by itself."""
+"""What the anomaly plugin costs an event, and that its state does not grow: `benchmarks/anomaly_cost.py`, in the report."""
 
 from __future__ import annotations
 
