@@ -249,12 +249,13 @@ class BrokerCore:
         self._commits += 1
         self._pause = 0.0
         self._settle(flight, deleted)
-        for feed in flight.draft.feeds.values():
-            expected = self._publishers.intake.expected(feed.source)
-            self._outbox.send(feed.peer, wire.Ack(source=feed.source, expected=expected))
+        # Subscribers first: somebody waits for events, nobody for an acknowledgement.
         self._outbox.effects += [Fan(wire.pack_frame(topic, fanout)) for topic, fanout in flight.fans]
         if flight.fans:
             self._mark(previous, [topic.decode() for topic, _ in flight.fans])
+        for feed in flight.draft.feeds.values():
+            expected = self._publishers.intake.expected(feed.source)
+            self._outbox.send(feed.peer, wire.Ack(source=feed.source, expected=expected))
         for event, own in flight.draft.milestones:
             if isinstance(event, events.RunEnded) and not own:
                 self._publishers.liveness.ended(event.source, event.run)

@@ -1,7 +1,8 @@
 """The broker's process: sockets, threads and clocks around the core.
 
-Three threads. This one receives, decides and sends. The committer writes one batch at a time, so that receiving goes on during its
-fsync and all that came meanwhile is the next batch (group commit). The reader serves pages of history from a connection of its own.
+Three threads. This one receives, decides and sends, and commits small batches itself. The committer writes the larger ones, one at a
+time, so that receiving goes on during its fsync and all that came meanwhile is the next batch (group commit). The reader serves pages
+of history from a connection of its own.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +49,12 @@ MAX_PAGES_WAITING = 256
 
 TICK_SECONDS = 0.25
 """At most so long between two ticks; less when `lost_after` or `heartbeat_interval` are short."""
+
+SMALL_BATCH = 64
+"""Events that are committed by the receiving thread itself; what comes meanwhile waits in the socket and is the next batch."""
+
+SLOW_COMMIT_SECONDS, HAND_OVER_SECONDS = 0.02, 1.0
+"""After a commit that took longer than the first, all go to the committer for the second: a slow disk holds up no answers."""
 
 LAST_DRAIN_SECONDS = 2.0
 """How long a stopping broker goes on at most taking what was sent to it."""
@@ -110,6 +118,7 @@ class _Loop:
         self._lifeline = lifeline
         self._tick_seconds = min(TICK_SECONDS, config.heartbeat_interval / 2, config.lost_after / 10)
         self._ticked = 0.0
+        self._hand_over_until = 0.0
         self._pages = 0
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_read, False)
@@ -221,11 +230,27 @@ class _Loop:
             self._check_keys()
             self._core.journal_bytes = self._journal.bytes()
             self._core.tick(now)
-        if (batch := self._core.take_batch()) is not None:
-            self._committer.submit(lambda: self._commit(batch))
+        self._act()
+        while (batch := self._core.take_batch()) is not None:
+            if len(batch.rows) > SMALL_BATCH or batch.delete is not None or now < self._hand_over_until:
+                self._committer.submit(partial(self._commit, batch))
+                break
+            self._commit_here(batch)
+            self._act()
+        self._act()
+        return received
+
+    def _act(self) -> None:
         for effect in self._core.take_effects():
             self._do(effect)
-        return received
+
+    def _commit_here(self, batch: Batch) -> None:
+        """Commit without the two changes of threads that the committer costs: 0.2 ms on an idle machine, 1 ms on a busy one."""
+        began = time.monotonic()
+        self._commit(batch)()
+        ended = time.monotonic()
+        if ended - began > SLOW_COMMIT_SECONDS:
+            self._hand_over_until = ended + HAND_OVER_SECONDS
 
     def _do(self, effect: Effect) -> None:
         match effect:
