@@ -219,6 +219,10 @@ class Storm(System):
     def _decoded(records: list[tuple[int, bytes]]) -> list[tuple[int, events.AnyEvent]]:
         return [(offset, events.decode(body, offset)) for offset, body in records]
 
+    def words(self) -> str:
+        """What `trainbus up` printed, its children's output included."""
+        return (self.root.parent / "up.out").read_text()
+
     def kill_everything(self) -> None:
         """kill -9 of the supervisor, the broker, all plugins and all trainers, as one stroke."""
         pids = self.pids() | {self.process.pid} | {trainer.process.pid for trainer in self.trainers if trainer.process.poll() is None}

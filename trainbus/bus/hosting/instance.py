@@ -6,6 +6,7 @@ HOME/up.json    what the supervisor last knew of broker and plugins
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 from pathlib import Path
@@ -48,8 +49,9 @@ class InstanceLock:
             os.close(self._fd)
             problem = f"trainbus already runs in {root} (supervisor pid {pid})."
             raise RefusedError(problem, hint="See `trainbus status`; stop it with `trainbus down`.", code="running", pid=pid) from None
-        os.ftruncate(self._fd, 0)
-        os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
+        with contextlib.suppress(OSError):  # the disk is full: the lock holds all the same, it only can't say who has it
+            os.ftruncate(self._fd, 0)
+            os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
 
     def release(self) -> None:
         """Let the next one in."""
