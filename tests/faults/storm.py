@@ -75,11 +75,6 @@ class Trainer:
         self.process.kill()
         self.process.wait()
 
-    def finish(self) -> None:
-        """Let it end in order; everything it published must then be acknowledged."""
-        self.board.numbers[STOP] = 1
-        assert self.process.wait(60) == 0, self.words()
-
     def close(self) -> None:
         """Leave nothing behind."""
         if self.process.poll() is None:
@@ -171,15 +166,25 @@ class Storm(System):
         return [(int(offset), "" if source == "-" else source, int(seq)) for offset, source, seq in lines]
 
     def wait_for_journal(self, trainer: Trainer) -> None:
-        """Until the journal holds everything that the trainer is known to have published (or says that it is missing)."""
+        """Until the journal holds everything that the trainer has published up to this call (or says that it is missing)."""
+        target = trainer.board.returned
 
         def there() -> bool:
             with contextlib.suppress(TrainbusError), Client(root=self.root) as client:
-                status = client.status()
-                return any(s.source == trainer.board.source and s.expected >= trainer.board.returned for s in status.sources)
+                return any(s.source == trainer.board.source and s.expected >= target for s in client.status().sources)
             return False
 
-        wait_for(there, 30.0, what=f"the journal to hold {trainer.run}")
+        wait_for(there, 40.0, what=f"the journal to hold {target} events of {trainer.run}")
+
+    def finish(self, trainer: Trainer) -> None:
+        """Once it has found its broker again, let it end in order; everything that it published must then be acknowledged.
+
+        Without the first part close() may meet a broker that has just been started, and leave the rest in the spool after half a second.
+        """
+        self.wait_for_journal(trainer)
+        trainer.board.numbers[STOP] = 1
+        code = trainer.process.wait(60)
+        assert code == 0, f"exit code {code} (3: not everything is acknowledged)\n{trainer.words()}"
 
     def judge(self, *, at_least: int = 1) -> Findings:
         """Wait until every reader is through, then compare all that was published with the journal and the readers.
@@ -189,7 +194,9 @@ class Storm(System):
         with Client(root=self.root) as client:
             head = client.status().head
         for name in self.recorders:
-            wait_for(lambda name=name: max((one[0] for one in self.recorded(name)), default=-1) >= head, 40.0, what=f"{name} to reach {head}")
+            wait_for(
+                lambda name=name: max((one[0] for one in self.recorded(name)), default=-1) >= head, 40.0, what=f"{name} to reach {head}"
+            )
         for follower in self.followers:
             wait_for(lambda follower=follower: follower.error or max((one[0] for one in list(follower.seen)), default=-1) >= head, 40.0)
             assert follower.error is None, follower.error
@@ -206,7 +213,9 @@ class Storm(System):
             assert trainer.board.longest < HANG_SECONDS
         bodies = {(offset, event.source, event.seq): body for (offset, body), (_, event) in zip(records, decoded, strict=True)}
         for name in self.recorders:
-            checker.reader(name, [(one[0], bodies.get(one, b"")) for one in self.recorded(name) if one[0] <= head], upto=head, at_least_once=True)
+            checker.reader(
+                name, [(one[0], bodies.get(one, b"")) for one in self.recorded(name) if one[0] <= head], upto=head, at_least_once=True
+            )
         for number, follower in enumerate(self.followers):
             seen = [one for one in list(follower.seen) if one[0] <= head]
             checker.reader(f"follower {number}", [(one[0], bodies.get(one, b"")) for one in seen], upto=head)

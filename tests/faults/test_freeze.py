@@ -36,7 +36,7 @@ def test_d1_training_does_not_wait_for_a_frozen_broker(storm, record_property):
     trainer.wait_for_more(5_000)
     record_property("longest_publish_seconds", trainer.board.longest)
     os.kill(storm.broker_pid(), signal.SIGCONT)
-    trainer.finish()
+    storm.finish(trainer)
     assert storm.judge(at_least=5_500).explained == 0
 
 
@@ -53,7 +53,7 @@ def test_d6_a_frozen_plugin_slows_nobody_and_catches_up(storm):
     behind = len(storm.recorded("alpha"))
     assert behind < 1_300
     os.kill(frozen, signal.SIGCONT)
-    trainer.finish()
+    storm.finish(trainer)
     storm.judge(at_least=1_300)
     assert storm.plugin("alpha").pid == frozen
 
@@ -66,7 +66,7 @@ def test_d6_a_plugin_that_stays_frozen_is_replaced(storm):
     trainer.wait_for_returned(300)
     os.kill(frozen, signal.SIGSTOP)
     storm.wait_for_state("alpha", "running", not_pid=frozen)
-    trainer.finish()
+    storm.finish(trainer)
     storm.judge(at_least=300)
     assert "stuck" in {event.state for event in storm.events("plugin") if event.name == "alpha"}
 
@@ -94,7 +94,7 @@ def _long_hook(storm, site, define, pause):
     trainer.wait_for_more(500)
     storm.wait_for_journal(trainer)
     (folder / "out").touch()
-    trainer.finish()
+    storm.finish(trainer)
     storm.judge(at_least=600)
     assert storm.plugin("alpha").pid == pid
     offsets = [offset for offset, _, _ in storm.recorded("alpha")]
@@ -121,7 +121,7 @@ def test_d7_a_silent_run_is_lost_and_one_that_comes_back_is_not(storm):
     os.kill(trainer.process.pid, signal.SIGCONT)
     wait_for(lambda: [alert.state for alert in storm.events("alert") if alert.rule == LOST_RULE] == ["raised", "cleared"])
     wait_for(lambda: _run(storm, trainer).state == "running", what="the run that came back")
-    trainer.finish()
+    storm.finish(trainer)
     wait_for(lambda: _run(storm, trainer).state == "completed", what="its end")
     storm.judge(at_least=200)
 
@@ -137,7 +137,8 @@ def test_d7_a_killed_trainer_is_a_lost_run_and_its_resumption_is_not(storm):
     wait_for(lambda: _run(storm, first).state == "lost", what="the lost run")
     second = storm.trainer("--resume", run="again", **bus)
     wait_for(lambda: _run(storm, second).state == "running", what="the resumed run")
-    second.finish()
+    wait_for(lambda: len(storm.seqs(first.board.source)) >= first.board.returned, what="what the first process left")
+    storm.finish(second)
     wait_for(lambda: _run(storm, second).state == "completed", what="its end")
     storm.judge(at_least=200)
 

@@ -50,7 +50,7 @@ def test_d2_d4_the_next_publisher_drains_what_a_killed_one_left(storm):
     os.kill(broker, signal.SIGCONT)
     second = storm.trainer("--resume", run="resumed")
     wait_for(lambda: len(storm.seqs(first.board.source)) >= first.board.returned, what="the first process's events")
-    second.finish()
+    storm.finish(second)
     assert storm.judge(at_least=1_000).explained == 0
 
 
@@ -67,7 +67,7 @@ def test_d3_d5_d6_d8_the_broker_is_killed_three_times_under_a_flood(storm):
         os.kill(broker, signal.SIGKILL)
         wait_for(lambda broker=broker: storm.broker_pid() != broker, 30.0, what="another broker")
         trainer.wait_for_more(100)
-    trainer.finish()
+    storm.finish(trainer)
     findings = storm.judge(at_least=1_500)
     assert findings.explained == 0
 
@@ -84,7 +84,7 @@ def test_d6_a_plugin_is_killed_under_a_flood_and_its_neighbour_notices_nothing(s
         wait_for(lambda before=before: len(storm.recorded("alpha")) > before + 100, what="alpha to get on")
         os.kill(pid, signal.SIGKILL)
         storm.wait_for_state("alpha", "running", not_pid=pid)
-    trainer.finish()
+    storm.finish(trainer)
     assert storm.judge(at_least=400).explained == 0
     assert storm.plugin("beta").pid == neighbour
     offsets = [offset for offset, _, _ in storm.recorded("beta")]

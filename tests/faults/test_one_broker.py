@@ -29,7 +29,7 @@ def test_d10_a_second_broker_and_a_second_up_are_refused_and_harm_nothing(storm)
     assert str(storm.process.pid) in up.stderr
     assert "trainbus down" in up.stderr
     assert read_connection(storm.root) == before
-    trainer.finish()
+    storm.finish(trainer)
     storm.judge(at_least=200)
 
 
@@ -47,5 +47,5 @@ def test_d10_a_supervisor_whose_broker_finds_the_journal_taken_goes_on_trying_an
         storm.process.send_signal(signal.SIGTERM)
         assert storm.process.wait(20) == 0
     storm.up("alpha")
-    trainer.finish()
+    storm.finish(trainer)
     storm.judge(at_least=400)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import resource
 import sys
 import time
 from pathlib import Path
@@ -24,9 +25,12 @@ def main() -> int:
     parser.add_argument("--pace", type=float, default=0.005, help="seconds of 'computing' between bursts")
     parser.add_argument("--burst", type=int, default=10)
     parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--full-disk", action="store_true", help="begin without the right to write to any file")
     given = parser.parse_args()
     board = Board(given.board)
     numbers = board.numbers
+    if given.full_disk:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
     settings = msgspec.json.decode(given.settings, type=BusConfig)
     run = trainbus.init("storm", run=given.run, root=given.root, router=given.router, settings=settings, resume=given.resume)
     numbers[RETURNED] = 1  # run_started
