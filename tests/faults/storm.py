@@ -19,6 +19,7 @@ from tests.support import wait_for
 from trainbus.bus import events
 from trainbus.bus.client import Client
 from trainbus.bus.config import BusConfig
+from trainbus.bus.hosting.instance import read_running
 from trainbus.bus.subscriber import Subscriber
 from trainbus.errors import TrainbusError
 from trainbus.testing.checker import Findings, HistoryChecker
@@ -234,11 +235,13 @@ class Storm(System):
 
     def kill_everything(self) -> None:
         """kill -9 of the supervisor, the broker, all plugins and all trainers, as one stroke."""
-        pids = self.pids() | {self.process.pid} | {trainer.process.pid for trainer in self.trainers if trainer.process.poll() is None}
-        for pid in pids:
-            os.kill(pid, signal.SIGSTOP)  # nobody gets the time to see another one's death
-        for pid in pids:
-            os.kill(pid, signal.SIGKILL)
+        running = read_running(self.root)
+        trainers = {trainer.process.pid for trainer in self.trainers if trainer.process.poll() is None}
+        pids = {self.process.pid, self.broker_pid(), *trainers, *(plugin.pid for plugin in running.plugins if plugin.pid)}
+        for number in (signal.SIGSTOP, signal.SIGKILL):  # first nobody gets the time to see another one's death
+            for pid in pids:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, number)
         for trainer in self.trainers:
             if trainer.process.wait() < 0:
                 trainer.killed = True
