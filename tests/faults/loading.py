@@ -41,7 +41,7 @@ def main() -> int:
             workers |= set(pids.tolist())
             run.step(step, loss=float(indices.sum()))
             step += 1
-    print(step, len(workers), run.stats().published)
+    sys.stdout.write(f"{step} {len(workers)} {run.stats().published}\n")
     return 0 if run.close(timeout=30.0) else 3
 
 
