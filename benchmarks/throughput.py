@@ -62,8 +62,7 @@ def trainbus_subscribe(ready, finished, home):
         subscriber.next(timeout=0.5)
         ready.set()
         count = 0
-        for _ in subscriber:
-            count += 1
+        for count, _ in enumerate(subscriber, 1):
             if count == EVENTS:
                 break
         finished.value = time.time()

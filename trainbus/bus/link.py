@@ -168,7 +168,8 @@ class Link:
         elif isinstance(message, wire.Failure):
             self.problem = message.problem or message.code
             if self.state is not State.OFFLINE:
-                self._greet(now + REFUSED_PAUSE)
+                # "hello": the broker does not know us (any more), which a greeting mends; anything else it will say again.
+                self._greet(now if message.code == "hello" else now + REFUSED_PAUSE)
 
     def poll(self, now: float, *, flush: bool = True) -> wire.Message | None:
         """The next message to send now, or None. Call it again until it gives None, but only while the socket takes messages.

@@ -199,8 +199,11 @@ class Publisher:
             return False
         with self._lock:
             self._closed = True
-        self.settle(time.monotonic() + URGENT_WAIT_SECONDS, last=True)
         _living.discard(self)
+        try:
+            self.settle(time.monotonic() + URGENT_WAIT_SECONDS, last=True)
+        except Exception as error:  # noqa: BLE001 - a fault here must not end the training that is just done
+            self.complain("the last events could not be published", error)
         return self._sender.close(timeout)
 
     def stats(self) -> PublisherStats:

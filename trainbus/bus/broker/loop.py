@@ -181,7 +181,7 @@ class _Loop:
             if self._wake_read in found:
                 self._quiet_wake()
             if self._lifeline is not None and self._lifeline in found and not os.read(self._lifeline, 512):
-                logger.warning("the process that started this broker is gone: stopping")
+                logger.info("the process that started this broker has let go of it: stopping")
                 return
             self._turn(receive=not full)
 
@@ -206,6 +206,8 @@ class _Loop:
             for peer, frames in self._sockets.receive():
                 received = True
                 self._core.receive_frame(peer, frames[0] if len(frames) == 1 else b"", now)
+                if self._committer.finished:
+                    break  # the disk is idle: the next batch first
         self._committer.finish()
         self._reader.finish()
         if now - self._ticked >= self._tick_seconds:
