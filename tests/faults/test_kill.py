@@ -27,7 +27,7 @@ def test_d2_d4_a_killed_trainer_leaves_everything_and_the_drain_delivers_it(stor
 def test_d2_d4_without_a_broker_the_next_up_drains_what_a_killed_trainer_left(storm):
     """D2, D4: nobody listened while the trainer lived; two trainers died, and the supervisor sends what both left."""
     for _ in range(2):
-        storm.trainer()
+        storm.trainer(spool_segment_bytes=65_536)  # several files
     for trainer in storm.trainers:
         trainer.wait_for_returned(2_000)
         trainer.kill()
@@ -64,6 +64,8 @@ def test_d3_d5_d6_d8_the_broker_is_killed_three_times_under_a_flood(storm):
         before = len(follower.seen)
         trainer.wait_for_more(500)
         wait_for(lambda before=before: follower.error or len(follower.seen) > before, what="the reader to get on")
+        os.kill(broker, signal.SIGSTOP)
+        trainer.wait_for_more(500)  # some of these are on their way when it dies, and must be sent again
         os.kill(broker, signal.SIGKILL)
         wait_for(lambda broker=broker: storm.broker_pid() != broker, 30.0, what="another broker")
         trainer.wait_for_more(100)

@@ -7,8 +7,9 @@ from pathlib import Path
 import click
 import msgspec
 
+from trainbus.bus.client import Client
 from trainbus.bus.config_file import load, parse_value
-from trainbus.bus.home import home, read_connection
+from trainbus.bus.home import home
 from trainbus.cli.options import config_options
 from trainbus.errors import ConfigError
 
@@ -26,7 +27,8 @@ def command(plugin: str, options: tuple[str, ...], name: str, config_path: Path 
     from trainbus.bus.hosting import host, registry
 
     root = home()
-    read_connection(root)  # no broker is told at once here; later the host waits for one that went away
+    with Client(root=root) as client:
+        client.status()  # no broker, or a dead one, is told at once here; later the host waits for one that went away
     found = registry.development(plugin, name) if ":" in plugin else registry.find(plugin)
     loaded = load(config_path, overrides=overrides)
     table = dict(loaded.config.plugin.get(found.name, {}))
