@@ -16,6 +16,7 @@ from tests.broker.broker_bench import body, step
 from tests.broker.broker_process import BrokerProcess, RawClient, fill, small_disk, wait_for
 from trainbus.bus import events, home, wire
 from trainbus.bus.broker import loop, retention
+from trainbus.bus.broker.journal import Journal
 from trainbus.bus.broker.loop import run_broker
 from trainbus.bus.broker.worker import Worker
 from trainbus.bus.config import BusConfig
@@ -291,21 +292,6 @@ def test_a_broker_runs_in_a_thread_until_it_is_told_to_stop(root):
     assert not home.connection_file(root).exists()
 
 
-def test_a_rule_decides_who_may_send_what(root):
-    """The seam for keys and roles: whatever the rule refuses is answered with its words, and not acted on."""
-
-    def readers_only(peer: bytes, message: wire.Message) -> str:
-        return "" if isinstance(message, wire.Call) and isinstance(message.request, wire.Status) else "an observer may only look"
-
-    with threaded(root, BusConfig(), authorize=readers_only) as client:
-        client.status()
-        failure = client.call(wire.DeleteRun(run="r"))
-        assert (failure.code, failure.problem) == ("forbidden", "an observer may only look")
-        client.send(wire.Hello(source="s", run="r"))
-        assert client.receive(wire.Failure).code == "forbidden"
-        assert client.status().sources == []
-
-
 def test_the_connection_file_of_a_later_broker_is_left_alone(root, start):
     broker = start()
     other = msgspec.structs.replace(broker.connection, pid=1, started=broker.connection.started + 1)
@@ -340,3 +326,39 @@ def test_an_error_that_nobody_expected_ends_the_process_instead_of_hanging_it():
     with pytest.raises(KeyError):
         worker.finish()
     assert worker.close(20)
+
+
+@pytest.fixture
+def committing(monkeypatch):
+    """Names of the threads in which batches with events were committed."""
+    names: list[str] = []
+    append = Journal.append
+
+    def recorded(self, batch):
+        if batch.rows:
+            names.append(threading.current_thread().name)
+        return append(self, batch)
+
+    monkeypatch.setattr(Journal, "append", recorded)
+    return names
+
+
+def test_small_batches_are_committed_without_a_change_of_threads_and_large_ones_beside_receiving(root, committing):
+    """Latency for few events, group commit for many."""
+    with threaded(root, BusConfig()) as client:
+        client.hello("s")
+        client.publish("s", steps("s", 0, 1))
+        client.publish("s", steps("s", 1, loop.SMALL_BATCH + 1), first=1)
+    small, large = committing
+    assert (small == "trainbus-committer", large == "trainbus-committer") == (False, True)
+
+
+def test_after_a_slow_commit_the_disk_holds_up_no_answers(root, committing, monkeypatch):
+    """What may take long is handed to the committer, so that status and history are served meanwhile."""
+    monkeypatch.setattr(loop, "SLOW_COMMIT_SECONDS", -1.0)
+    monkeypatch.setattr(loop, "HAND_OVER_SECONDS", 3600.0)
+    with threaded(root, BusConfig()) as client:
+        client.hello("s")
+        for seq in range(3):
+            client.publish("s", steps("s", seq, 1), first=seq)
+    assert [name == "trainbus-committer" for name in committing] == [False, True, True]

@@ -137,6 +137,11 @@ class Link:
         """The farewell is sent."""
         return self._said_bye
 
+    @property
+    def crowded(self) -> bool:
+        """No more events may be sent before an acknowledgement comes."""
+        return not self._window_is_open()
+
     def leave(self) -> None:
         """Say Bye as soon as everything is acknowledged."""
         self._leaving = True
