@@ -14,6 +14,7 @@ import pytest
 
 import trainbus as package
 from tests.faults.conftest import storm as storm
+from tests.faults.storm import HANG_SECONDS
 from tests.hosting.conftest import site as site
 from tests.support import trainbus, wait_for
 from tests.trainer.conftest import published as published
@@ -73,8 +74,8 @@ def test_l03_l04_plain_and_coroutine_hooks_are_called_once_for_each_event_and_ma
 
 
 def test_l05_w02_slow_raising_and_dying_plugins_do_not_touch_training(storm, site):
-    """L-05, W-02: one hook takes a second, one raises, and then every plugin is killed: all steps are there, and no call waited."""
-    site.install("slow", "class P:\n    @hookimpl\n    def on_step(self, event): time.sleep(1.0)\n")
+    """L-05, W-02: one hook takes long, one raises, and then every plugin is killed: all steps are there, and no call waited."""
+    site.install("slow", "class P:\n    @hookimpl\n    def on_step(self, event): time.sleep(20.0)\n")
     site.install("raising", "class P:\n    @hookimpl\n    def on_step(self, event): raise ValueError('no')\n")
     storm.up("slow", "raising", "alpha")
     trainer = storm.trainer()
@@ -84,7 +85,7 @@ def test_l05_w02_slow_raising_and_dying_plugins_do_not_touch_training(storm, sit
         os.kill(storm.wait_for_state(name, "running").pid, signal.SIGKILL)
     trainer.wait_for_more(1_000)
     storm.finish(trainer)
-    assert trainer.board.longest < 0.9, "a publish() that waited for the slow hook would have taken a second"
+    assert trainer.board.longest < HANG_SECONDS, "a publish() that waited for the slow hook would have taken 20 s"
     steps = [event.step for event in storm.events("step")]
     assert steps == list(range(trainer.board.returned - 2))
     assert storm.judge(at_least=1_500).explained == 0
@@ -214,6 +215,7 @@ def test_a123_everything_listens_on_this_machine_only(storm):
     assert BusConfig().bind == "127.0.0.1"
 
 
+@pytest.mark.slow
 def test_b12_the_six_phases_of_a_training_start_end_and_progress(published, tmp_path):
     """B-12: load_data, load_model, tokenize, train, evaluate, save: as many ends as starts; a progress that falls is none."""
     pytest.importorskip("torch")
@@ -230,8 +232,8 @@ def test_b12_the_six_phases_of_a_training_start_end_and_progress(published, tmp_
     assert {event.name for event in phases} == {"load_data", "load_model", "tokenize", "train", "evaluate", "save"}
     for name in {event.name for event in phases}:
         own = [event for event in phases if event.name == name]
-        assert [event.state for event in own if event.state != "progress"] == ["started", "ended"] * (len(own) // 2) or name != "load_data"
-        assert sum(event.state == "started" for event in own) == sum(event.state == "ended" for event in own)
+        edges = [event.state for event in own if event.state != "progress"]
+        assert edges == ["started", "ended"] * (len(edges) // 2)
         reached = 0.0
         for event in own:
             reached = 0.0 if event.state == "started" else reached
