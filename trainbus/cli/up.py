@@ -62,10 +62,10 @@ def command(
         return config if chosen is None else msgspec.structs.replace(config, plugins=chosen)
 
     config = read()  # mistakes are told here, before anything starts
+    refuse_a_second(root)
     check_bind(config.bus.bind, keyed=read_book(root) is not None)
     for name in config.plugins:
         registry.find(name)
-    refuse_a_second(root)
     # With --plugins the list in the file is not what runs, so `plugins add` must not edit it.
     source = Source(load=read, file=file.absolute() if file is not None and chosen is None else None)
     if detach:
