@@ -292,21 +292,6 @@ def test_a_broker_runs_in_a_thread_until_it_is_told_to_stop(root):
     assert not home.connection_file(root).exists()
 
 
-def test_a_rule_decides_who_may_send_what(root):
-    """The seam for keys and roles: whatever the rule refuses is answered with its words, and not acted on."""
-
-    def readers_only(peer: bytes, message: wire.Message) -> str:
-        return "" if isinstance(message, wire.Call) and isinstance(message.request, wire.Status) else "an observer may only look"
-
-    with threaded(root, BusConfig(), authorize=readers_only) as client:
-        client.status()
-        failure = client.call(wire.DeleteRun(run="r"))
-        assert (failure.code, failure.problem) == ("forbidden", "an observer may only look")
-        client.send(wire.Hello(source="s", run="r"))
-        assert client.receive(wire.Failure).code == "forbidden"
-        assert client.status().sources == []
-
-
 def test_the_connection_file_of_a_later_broker_is_left_alone(root, start):
     broker = start()
     other = msgspec.structs.replace(broker.connection, pid=1, started=broker.connection.started + 1)

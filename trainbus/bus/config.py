@@ -18,7 +18,9 @@ Bytes: TypeAlias = Annotated[int, Meta(ge=1)]
 class BusConfig(Struct, kw_only=True, forbid_unknown_fields=True):
     """``[bus]``. Durations are seconds, sizes bytes. A port of 0 lets the system choose."""
 
-    bind: Annotated[str, Meta(description="Address on which the broker listens.")] = "127.0.0.1"
+    bind: Annotated[
+        str, Meta(description="Address on which the broker listens. Any but a loopback address needs keys (`trainbus keys`).")
+    ] = "127.0.0.1"
     router_port: Annotated[Port, Meta(description="Port for events in, history, cursors, leases and commands; 0: the system chooses.")] = 0
     xpub_port: Annotated[Port, Meta(description="Port of the fan-out; 0: the system chooses.")] = 0
     synchronous: Annotated[

@@ -40,8 +40,11 @@ SILENCE_SECONDS = 120.0
     "--directory", type=click.Path(path_type=Path, file_okay=False), help="Work here and leave everything. Default: a temporary one."
 )
 @click.option("--no-browser", is_flag=True, help="Don't open the page.")
+@click.option("--base-steps", type=click.IntRange(min=1), hidden=True, help="Steps of teaching the base model; for tests in a hurry.")
 @json_option
-def command(leave: bool, steps: int | None, seconds: float, directory: Path | None, no_browser: bool, as_json: bool) -> int:
+def command(
+    leave: bool, steps: int | None, seconds: float, directory: Path | None, no_browser: bool, base_steps: int | None, as_json: bool
+) -> int:
     """Train a small model with all five plugins, break things on the way, and count what happened.
 
     Everything is made on this machine: tasks, a small Qwen3-style model, and a server that answers from its checkpoints. A plugin is
@@ -51,7 +54,7 @@ def command(leave: bool, steps: int | None, seconds: float, directory: Path | No
     from trainbus.demo.stage import Stage
 
     with _workspace(directory) as root:
-        stage = Stage(root)
+        stage = Stage(root, base_steps=base_steps)
         try:
             account = _play(stage, steps, seconds, show_page=not (leave or no_browser or as_json))
             _print(account, as_json=as_json)

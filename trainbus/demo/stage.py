@@ -77,10 +77,12 @@ class Stage:
 
     Args:
         root: The directory: state, model, data, checkpoints and logs.
+        base_steps: Steps of teaching the base model.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, base_steps: int | None = None) -> None:
         self.root = root
+        self._base_steps = base_steps or BASE_STEPS
         self.home = root / "home"
         self.steps = 0
         self._processes: list[subprocess.Popen[str]] = []
@@ -100,8 +102,8 @@ class Stage:
         from trainbus.demo.tiny_model import make_base
 
         started = time.monotonic()
-        make_base(self.root / "base", steps=BASE_STEPS, progress=progress)
-        a_step = (time.monotonic() - started) / BASE_STEPS
+        make_base(self.root / "base", steps=self._base_steps, progress=progress)
+        a_step = (time.monotonic() - started) / self._base_steps
         self.steps = steps or max(STEPS_MIN, min(STEPS_MAX, int(seconds / (a_step * STEP_COST))))
 
     def start_server(self) -> str:

@@ -22,13 +22,15 @@ from pathlib import Path
 from typing import Any
 
 import zmq
+from msgspec import structs
 
 from trainbus.bus import home, wire
 from trainbus.bus.broker import retention
 from trainbus.bus.broker.answers import failure, reply
 from trainbus.bus.broker.batch import Batch
-from trainbus.bus.broker.core import Authorize, BrokerCore, Identity, allow_all
+from trainbus.bus.broker.core import BrokerCore, Identity
 from trainbus.bus.broker.effects import Effect, Fan, PlanRetention, ReadHistory, Send
+from trainbus.bus.broker.gate import Door, Gate
 from trainbus.bus.broker.journal import Journal
 from trainbus.bus.broker.replay import HistoryReader
 from trainbus.bus.broker.sockets import Sockets
@@ -68,7 +70,6 @@ def run_broker(
     ready: Callable[[home.Connection], None] | None = None,
     stop: threading.Event | None = None,
     lifeline: int | None = None,
-    authorize: Authorize = allow_all,
 ) -> None:
     """Serve the journal of ``root`` until ``stop`` is set, SIGTERM or SIGINT arrives, or ``lifeline`` ends.
 
@@ -78,23 +79,19 @@ def run_broker(
         ready: Called once when the broker listens and the connection file is written.
         stop: Ends the broker when set (looked at several times a second).
         lifeline: Read end of a pipe whose write end the parent holds: its end of file means that the parent is dead.
-        authorize: Asked for each message.
 
     Raises:
         JournalError: The journal can't be opened, or another broker has it.
-        ConfigError: An address or port can't be used.
+        ConfigError: An address or port can't be used, or the keys can't be read.
     """
+    gate = Gate(root)
     journal = Journal(root / "journal.db", synchronous=config.synchronous)
     try:
-        sockets = Sockets(config)
+        loop = _Loop(config, root, journal, gate, stop or threading.Event(), lifeline)
         try:
-            loop = _Loop(config, root, journal, sockets, stop or threading.Event(), lifeline, authorize)
-            try:
-                loop.run(ready)
-            finally:
-                loop.close()
+            loop.run(ready)
         finally:
-            sockets.close()
+            loop.close()
     finally:
         journal.close()
 
@@ -107,15 +104,16 @@ class _Loop:
         config: BusConfig,
         root: Path,
         journal: Journal,
-        sockets: Sockets,
+        gate: Gate,
         stop: threading.Event,
         lifeline: int | None,
-        authorize: Authorize,
     ) -> None:
         self._config = config
         self._root = root
         self._journal = journal
-        self._sockets = sockets
+        self._gate = gate
+        self._door = Door(root)
+        self._sockets = Sockets(config, gate.book, self._door.admit)
         self._stop = stop
         self._lifeline = lifeline
         self._tick_seconds = min(TICK_SECONDS, config.heartbeat_interval / 2, config.lost_after / 10)
@@ -129,8 +127,9 @@ class _Loop:
         self._committer = Worker("trainbus-committer", self._wake)
         self._reader = Worker("trainbus-reader", self._wake, ending=self._close_reader)
         self.connection = home.Connection(
-            router=sockets.router_address,
-            xpub=sockets.xpub_address,
+            router=self._sockets.router_address,
+            xpub=self._sockets.xpub_address,
+            server_key=gate.book.public_key if gate.book is not None else "",
             journal=journal.contents.journal,
             pid=os.getpid(),
             host=socket.gethostname(),
@@ -153,7 +152,7 @@ class _Loop:
             wall=time.time_ns,
             new_id=lambda: secrets.token_hex(8),
             identity=identity,
-            authorize=authorize,
+            authorize=gate.authorize,
         )
 
     def run(self, ready: Callable[[home.Connection], None] | None) -> None:
@@ -173,17 +172,24 @@ class _Loop:
         """End the threads; a commit that hangs in the disk is not waited for longer than `stop_timeout`."""
         self._committer.close(self._config.stop_timeout)
         self._reader.close(self._config.stop_timeout)
+        self._sockets.close()
         os.close(self._wake_read)
         os.close(self._wake_write)
 
-    def _serve(self) -> None:
+    def _poller(self) -> zmq.Poller:
         poller = zmq.Poller()
         poller.register(self._sockets.router, zmq.POLLIN)
         poller.register(self._sockets.xpub, zmq.POLLIN)
         poller.register(self._wake_read, zmq.POLLIN)
         if self._lifeline is not None:
             poller.register(self._lifeline, zmq.POLLIN)
+        return poller
+
+    def _serve(self) -> None:
+        poller, sockets = self._poller(), self._sockets
         while not self._stop.is_set():
+            if self._sockets is not sockets:
+                poller, sockets = self._poller(), self._sockets
             full = self._core.queued_bytes > MAX_QUEUED_BYTES
             poller.register(self._sockets.router, 0 if full else zmq.POLLIN)
             found = dict(poller.poll(int(self._tick_seconds * 1000)))
@@ -212,15 +218,16 @@ class _Loop:
             if wire.COMMIT_TOPIC.startswith(topic):
                 self._core.subscribed()
         if receive:
-            for peer, frames in self._sockets.receive():
+            for peer, frames, user in self._sockets.receive():
                 received = True
-                self._core.receive_frame(peer, frames[0] if len(frames) == 1 else b"", now)
+                self._core.receive_frame(peer, frames[0] if len(frames) == 1 else b"", now, user)
                 if self._committer.finished:
                     break  # the disk is idle: the next batch first
         self._committer.finish()
         self._reader.finish()
         if now - self._ticked >= self._tick_seconds:
             self._ticked = now
+            self._check_keys()
             self._core.journal_bytes = self._journal.bytes()
             self._core.tick(now)
         self._act()
@@ -261,6 +268,33 @@ class _Loop:
                 self._reader.submit(lambda: self._read(effect))
             case PlanRetention():
                 self._reader.submit(lambda: self._plan(effect))
+
+    # --- keys ---------------------------------------------------------------------------------------
+
+    def _check_keys(self) -> None:
+        """Follow the book of keys. Whoever lost a right must not keep the connections that it had."""
+        if self._gate.look():
+            self._reopen()
+        if self._gate.keyed:
+            keys = self._gate.status(self._door.refused)
+            keys.problem = keys.problem or self._sockets.problem
+            self._core.guarded(keys)
+
+    def _reopen(self) -> None:
+        """Make both sockets anew on the same ports, so that everybody has to shake hands again.
+
+        libzmq has no (stable) way to end one peer's connection. Clients connect again within a second: publishers send again what is
+        not acknowledged, subscribers fetch what they missed, so nobody but the one who is shut out loses anything.
+        """
+        logger.info("keys have changed: all connections are made anew")
+        self._sockets.close()
+        self._sockets = Sockets(self._config, self._gate.book, self._door.admit)
+        before = structs.replace(self.connection)
+        self.connection.router, self.connection.xpub = self._sockets.router_address, self._sockets.xpub_address
+        self.connection.server_key = self._gate.book.public_key if self._gate.book is not None else ""
+        if self.connection != before:
+            self._core.identity = structs.replace(self._core.identity, router=self.connection.router, xpub=self.connection.xpub)
+            home.write_connection(self.connection, self._root)
 
     # --- in the committer's thread ------------------------------------------------------------------
 
