@@ -32,8 +32,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("trainbus")
 
-NO_ANSWER_SECONDS = 0.5
-"""flush() and close() wait no longer than this for a broker that does not answer."""
+NO_BROKER_SECONDS, NO_ANSWER_SECONDS = 0.7, 2.0
+"""flush() and close() wait no longer than this where no broker is known (the connection file is looked for each 0.5 s), and where
+one is known that does not answer."""
 ACTIVE_SECONDS = 1.0
 """The thread goes on ticking this long after the last event, so that publish() need not wake it at each."""
 COPY_POLL_SECONDS = 0.002
@@ -137,7 +138,7 @@ class Sender:
         while self._outbox.acknowledged < target:
             now = time.monotonic()
             left = started + timeout - now
-            if left <= 0 or self._ended.is_set() or (not self.connected and now - started > NO_ANSWER_SECONDS):
+            if left <= 0 or self._ended.is_set() or (not self.connected and now - started > self._patience()):
                 return False
             self._flush_asked = True
             self.wake()
@@ -241,8 +242,12 @@ class Sender:
         if self.connected:
             return False
         nothing_to_say = self._outbox.acknowledged >= self._outbox.next
-        nobody_there = self._channel is None or self._channel.address is None
-        return nothing_to_say or nobody_there or now - since > NO_ANSWER_SECONDS
+        return nothing_to_say or self._channel is None or self._channel.address is None or now - since > self._patience()
+
+    def _patience(self) -> float:
+        """Seconds to wait for a broker that has not welcomed us."""
+        known = self._channel is not None and self._channel.address is not None
+        return NO_ANSWER_SECONDS if known else NO_BROKER_SECONDS
 
     def _end(self) -> None:
         """Close everything; whoever waits in close() or flush() goes on."""
