@@ -198,7 +198,7 @@ class _Loop:
             if self._lifeline is not None and self._lifeline in found and not os.read(self._lifeline, 512):
                 logger.info("the process that started this broker has let go of it: stopping")
                 return
-            self._turn(receive=not full)
+            self._turn(receive=self._sockets.router in found, subscriptions=self._sockets.xpub in found)
 
     def _drain(self) -> None:
         """Take in what publishers have sent already, and commit it: they would only have to send it again."""
@@ -210,11 +210,11 @@ class _Loop:
             self._sockets.router.poll(int(DRAIN_QUIET_SECONDS * 100))
             now = time.monotonic()
 
-    def _turn(self, *, receive: bool) -> bool:
+    def _turn(self, *, receive: bool, subscriptions: bool = True) -> bool:
         """One round: take what is there, commit, send. Whether anything was received."""
         received = False
         now = time.monotonic()
-        for topic in self._sockets.subscriptions():
+        for topic in self._sockets.subscriptions() if subscriptions else ():
             if wire.COMMIT_TOPIC.startswith(topic):
                 self._core.subscribed()
         if receive:
