@@ -20,11 +20,12 @@ from msgspec import inspect as types
 
 from trainbus import hookspecs
 from trainbus.bus import events, wire
+from trainbus.bus.broker import roles
 from trainbus.bus.config import BusConfig
 from trainbus.bus.config_docs import settings, toml_value
+from trainbus.bus.credentials import ROLES
 from trainbus.cli.app import cli
 from trainbus.cli.lazy import GROUPS, LAZY
-from trainbus.plugins.anomaly.catalogue import ALL_RULES, RulesConfig
 
 DOCS = Path(__file__).parent
 BLOCK = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -94,7 +95,17 @@ def requests() -> str:
 
 def results() -> str:
     """What replies hold."""
-    classes = (wire.Page, wire.RunInfo, wire.Cursor, wire.DeadLetter, wire.Lease, wire.BrokerStatus, wire.SourceStatus, wire.PluginStatus)
+    classes = (
+        wire.Page,
+        wire.RunInfo,
+        wire.Cursor,
+        wire.DeadLetter,
+        wire.Lease,
+        wire.BrokerStatus,
+        wire.KeysStatus,
+        wire.SourceStatus,
+        wire.PluginStatus,
+    )
     return "\n\n".join(part for cls in classes for part in _described(cls, ""))
 
 
@@ -187,22 +198,6 @@ def context() -> str:
     return "\n\n".join(parts)
 
 
-def anomaly_rules() -> str:
-    """Every rule of the anomaly plugin: what it says, in which preset, with which defaults."""
-    rows = ["| rule | kind | preset | says | defaults |", "| --- | --- | --- | --- | --- |"]
-    for rule in ALL_RULES:
-        config = getattr(RulesConfig(), rule.name)
-        said = " ".join((inspect.getdoc(rule) or "").partition("\n\n")[0].split()).replace("``", "`").replace("|", "\\|")
-        presets = ", ".join(sorted(rule.presets)) if config.metrics else "when it has metrics"
-        values = ", ".join(
-            f"`{name} = {toml_value(list(value) if isinstance(value, tuple) else value)}`"
-            for name, value in ((name, getattr(config, name)) for name in config.__struct_fields__)
-            if name != "enabled" and value is not None
-        )
-        rows.append(f"| `{rule.name}` | {rule.kind} | {presets} | {said} | {values} |")
-    return "\n".join(rows)
-
-
 def proofs() -> str:
     """For each clause of the delivery contract, the tests whose docstrings name it."""
     found: dict[int, list[str]] = {}
@@ -214,8 +209,26 @@ def proofs() -> str:
     return "\n".join(line for clause in sorted(found) for line in found[clause])
 
 
+def rights() -> str:
+    """What each role may do."""
+    rows = [f"| message or request | {' | '.join(ROLES)} |", f"| --- |{' --- |' * len(ROLES)}"]
+    for kind, right in [*roles.MESSAGES.items(), *roles.REQUESTS.items()]:
+        cells = []
+        for role in ROLES:
+            if ROLES.index(role) >= ROLES.index(right.role):
+                cells.append("yes")
+            elif right.own is not None and ROLES.index(role) >= ROLES.index(right.own):
+                cells.append("own")
+            elif kind is wire.Supervise:
+                cells.append(f"`{'`, `'.join(roles.LOOKING)}`")
+            else:
+                cells.append("-")
+        rows.append(f"| {kind.__name__} | {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
 GENERATORS: dict[str, Callable[[], str]] = {
-    one.__name__: one for one in (bus_settings, commands, event_kinds, messages, requests, results, frames, hooks, context, anomaly_rules, proofs)
+    one.__name__: one for one in (bus_settings, commands, event_kinds, messages, requests, results, frames, hooks, context, proofs, rights)
 }
 
 

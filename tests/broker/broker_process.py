@@ -5,14 +5,17 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import msgspec
+import pytest
 import zmq
 
 from trainbus.bus import events, home, wire
@@ -27,6 +30,28 @@ def wait_for(condition: Callable[[], object], *, what: str = "") -> object:
         assert time.monotonic() < end, f"not within {DEADLINE} s: {what or condition}"
         time.sleep(0.005)
     return value
+
+
+@contextmanager
+def small_disk(folder: Path, megabytes: int) -> Iterator[Path]:
+    """A file system of a few megabytes; the test is skipped where mounting is not allowed."""
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(folder)]
+    if not shutil.which("mount") or subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("mounting a file system is not allowed here")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def fill(file: Path) -> None:
+    """Write until the disk is full."""
+    with file.open("wb", buffering=0) as stream, suppress(OSError):
+        while stream.write(bytes(65_536)) == 65_536:
+            pass
+        while stream.write(bytes(512)):
+            pass
 
 
 class BrokerProcess:
@@ -97,7 +122,7 @@ class RawClient:
                 message = wire.decode_message(self.dealer.recv())
                 if isinstance(message, kind):
                     return message
-        raise AssertionError(f"no {kind.__name__} within {DEADLINE} s")
+        raise AssertionError(f"no {kind} within {DEADLINE} s")
 
     def hello(self, source: str, run: str = "r", **fields) -> wire.Welcome:
         self.send(wire.Hello(source=source, run=run, **fields))

@@ -95,6 +95,7 @@ def test_plugins_are_listed_added_restarted_and_removed(detached, site):
     rows = {row["name"]: row for row in json.loads(trainbus("plugins", "list", "--json").stdout)}
     assert rows["second"]["hooks"] == ["start", "stop", "on_step"]
     assert (rows["recorder"]["state"], rows["second"]["state"]) == ("running", None)
+    assert (rows["recorder"]["enabled"], rows["second"]["enabled"]) == (True, False)
     assert json.loads(trainbus("plugins", "add", "second", "--json").stdout)["state"] == "running"
     assert "second" in detached.config.read_text()
     assert trainbus("plugins", "restart", "second").returncode == 0

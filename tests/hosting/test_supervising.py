@@ -22,7 +22,8 @@ def test_plugins_that_can_t_be_loaded_are_parked_with_one_line_and_the_others_ru
         status = system.wait_for_state(name, "failed")
         assert words in status.error
         assert "\n" not in status.error
-        assert (status.pid, status.restarts) == (None, 0)
+        assert status.restarts == 0
+        wait_for(lambda name=name: system.plugin(name).pid is None)
     assert "Traceback" in system.log("importing")
     system.publish(5)
     wait_for(lambda: len(system.seen("recorder")) == 5)
@@ -166,3 +167,60 @@ def test_a_broker_that_can_t_run_ends_up_with_its_message(system, site):
         result = trainbus("up", "--config", str(system.config), timeout=30)
     assert result.returncode in (2, 5)
     assert str(port) in result.stderr
+
+
+def test_a_start_hook_that_raises_is_restarted_with_its_error_shown(system, site):
+    """With growing pauses; it may work later. The timer of another is called on, also after it raised nothing but None."""
+    site.install(
+        "eager",
+        """
+        class P:
+            @hookimpl
+            def start(self, context):
+                if not (context.directory / "ready").exists():
+                    raise RuntimeError("no server yet")
+            @hookimpl
+            def every(self, context):
+                context.state["ticks"] = context.state.get("ticks", 0) + 1
+                context.announce(url="http://127.0.0.1:1/")
+                return 0.01 if context.state["ticks"] < 5 else None
+        """,
+    )
+    system.up("eager")
+    wait_for(lambda: "RuntimeError: no server yet" in system.plugin("eager").error)
+    (system.root / "plugins/eager/ready").touch()
+    system.wait_for_state("eager", "running")
+    wait_for(lambda: system.state("eager") == {"ticks": 5})
+    wait_for(lambda: system.plugin("eager").url == "http://127.0.0.1:1/")
+
+
+def test_what_a_plugin_publishes_and_asks_for_reaches_the_bus(system, site):
+    """Its events carry the run of the event at hand; query sees the history; a lease that is taken is refused with LeaseRefusedError."""
+    site.install(
+        "busy",
+        """
+        from trainbus.hookspecs import LeaseRefusedError
+        class P:
+            @hookimpl
+            async def on_step(self, event, context):
+                with context.lease("c", mode="exclusive"):
+                    try:
+                        with context.lease("c"):
+                            refused = 0.0
+                    except LeaseRefusedError:
+                        refused = 1.0
+                before = [old.step async for old in context.aquery(kinds=["step"], upto=event.offset)]
+                assert before == [old.step for old in context.query(kinds=["step"], upto=event.offset)]
+                context.publish(events.Metric(name="before", value=float(len(before)), step=event.step))
+                context.publish(events.Metric(name="refused", value=refused))
+        """,
+    )
+    system.up("busy")
+    system.publish(2)
+    metrics = wait_for(lambda: found if len(found := system.events("metric")) == 4 else None)
+    assert [(metric.run, metric.name, metric.value) for metric in metrics] == [
+        ("r", "before", 1.0),
+        ("r", "refused", 1.0),
+        ("r", "before", 2.0),
+        ("r", "refused", 1.0),
+    ]

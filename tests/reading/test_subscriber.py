@@ -109,6 +109,18 @@ def test_a_loss_at_the_tail_is_noticed_while_nothing_happens(broker):
         assert numbers(read(subscriber, 3)) == [0, 1, 2]
 
 
+def test_a_fan_out_that_falls_silent_is_connected_anew(broker, monkeypatch):
+    """Not even the idle markers arrive any more, though the connection looks whole: the journal is asked, and then nothing was lost."""
+    monkeypatch.setattr("trainbus.bus.reading.SILENCE_SECONDS", 0.2)
+    with Subscriber() as subscriber:
+        broker.commit(steps(0, 0))
+        read(subscriber, 1)
+        broker.drops = lambda topic, payload: True
+        broker.commit(steps(1, 3))
+        assert numbers(read(subscriber, 3)) == [1, 2, 3]
+        assert subscriber.stats().reconnections > 0
+
+
 def test_a_busy_broker_is_asked_again(broker):
     """Hundreds of readers came back at once: being refused a page for now is no reason to give up."""
     broker.commit(steps(0, 2))

@@ -14,7 +14,8 @@ from trainbus.bus.home import Connection, write_connection
 
 
 class StandIn:
-    """A ROUTER in a thread. Switches: ``mute`` (takes, never answers), ``lose`` (drops the next n batches unseen)."""
+    """A ROUTER in a thread. Switches: ``mute`` (takes, never answers), ``lose`` (drops the next n batches unseen),
+    ``take`` (takes only n more batches, and loses the others)."""
 
     def __init__(self, root: Path | None = None, *, journal: str = "journal-1", endpoint: str = "tcp://127.0.0.1:0") -> None:
         self.root = root
@@ -27,6 +28,7 @@ class StandIn:
         self.beats: list[wire.Beat] = []
         self.mute = False
         self.lose = 0
+        self.take: int | None = None
         self.endpoint = endpoint
         self._expected: dict[str, int] = {}
         self._outgoing: list[wire.Message] = []
@@ -103,6 +105,10 @@ class StandIn:
             if self.lose > 0:
                 self.lose -= 1
                 return None
+            if self.take is not None:
+                if self.take == 0:
+                    return None
+                self.take -= 1
             return self._take(message.source, message.first, message.first + len(message.bodies), message.bodies)
         elif isinstance(message, wire.Skipped):
             answer = self._take(message.source, message.first, message.last + 1, [])

@@ -89,7 +89,9 @@ def test_an_interrupted_drain_goes_on_where_it_was(make: Make, root: Path) -> No
     source = abandon(make, 5_000)
     stop = threading.Event()
     with StandIn(root) as broker:
+        broker.take = 1
         (first,) = drain_orphans(root, progress=lambda _: stop.set(), stop=stop)
+        broker.take = None
         assert not first.done
         assert 0 < first.acknowledged < 5_000
         (left,) = spools(root)

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
+import numpy
 import pytest
 
 import trainbus
@@ -19,6 +20,7 @@ from trainbus.bus.events import (
     Command,
     CommandResult,
     Eval,
+    Gap,
     Metric,
     Phase,
     RunEnded,
@@ -123,6 +125,18 @@ def test_everything_works_with_no_broker_anywhere(tmp_path: Path) -> None:
     assert run.commands() == []
     assert not run.close()
     assert run.stats().published == 103
+
+
+def test_numpy_numbers_may_stand_anywhere_and_a_bad_step_costs_that_event_only(broker: StandIn) -> None:
+    with trainbus.init("demo") as run:
+        run.step(numpy.int64(5), loss=1.0, epoch=numpy.float64(0.5), tokens=numpy.int32(7))
+        run.step("six", loss=1.0)  # type: ignore[arg-type]
+        run.eval(numpy.int64(6), accuracy=numpy.float32(0.5))
+    _, step, gap, evaluation, end = broker.all
+    assert (step.step, step.epoch, step.tokens) == (5, 0.5, 7)
+    assert isinstance(gap, Gap)
+    assert (evaluation.step, evaluation.metrics) == (6, {"accuracy": 0.5})
+    assert isinstance(end, RunEnded)
 
 
 def test_only_the_first_close_counts(broker: StandIn) -> None:

@@ -59,6 +59,8 @@ def test_a_mistake_is_told_in_words_with_its_exit_code(trainbus_train, tiny_base
         assert words in done.stderr
 
 
+@pytest.mark.slow  # starts Python with torch twice, and trains in between
+@pytest.mark.timeout(300)
 def test_sigterm_saves_and_ends_cleanly_and_resume_goes_on_as_the_same_run(trainbus_train, tiny_base, questions, tmp_path):
     """What systemd or a scheduler does to a training costs no step."""
     options = ["--model", str(tiny_base), "--max-steps", "100000", "--output", "out", "--json", "--set", "trainer.save_steps=20"]

@@ -8,6 +8,7 @@ import re
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any
 
 _PLAIN_DEPTH = 20
@@ -53,16 +54,33 @@ def plain(value: Any, depth: int = 0) -> Any:
         return f"<{type(value).__name__} whose repr raises {type(error).__name__}>"
 
 
-def directory_facts(path: Path) -> tuple[int | None, str]:
+def whole(value: Any) -> Any:
+    """The value as an int when it is a whole number of another type (numpy's, a tensor's); else as it is, for the publisher to refuse."""
+    try:
+        return int(value) if int(value) == value else value
+    except Exception:  # noqa: BLE001 - anything can be given as a step
+        return value
+
+
+def absolute_path(path: str | os.PathLike[str]) -> str:
+    """The path from the root, without following links: a `latest` link keeps its name. As it is when there is no working directory."""
+    try:
+        return os.path.abspath(path)  # noqa: PTH100 - Path.resolve would follow links
+    except (OSError, TypeError):
+        return str(path)
+
+
+def directory_facts(name: str) -> tuple[int | None, str]:
     """Bytes of a file or of all files in a directory, and a digest of their names, sizes and times; (None, "") when it is not there."""
     digest, size, found = hashlib.sha256(), 0, False
-    try:
-        for file in [path] if path.is_file() else sorted(path.rglob("*")):
+    path = Path(name)
+    for file in [path] if path.is_file() else sorted(path.rglob("*")):
+        try:
             stat = file.stat()
-            if file.is_file():
-                found = True
-                size += stat.st_size
-                digest.update(f"{file.relative_to(path)}\0{stat.st_size}\0{stat.st_mtime_ns}\0".encode())
-    except OSError:
-        return None, ""
+        except OSError:  # a dangling link, or a file that is just being removed
+            continue
+        if S_ISREG(stat.st_mode):
+            found = True
+            size += stat.st_size
+            digest.update(os.fsencode(file.relative_to(path)) + f"\0{stat.st_size}\0{stat.st_mtime_ns}\0".encode())
     return (size, digest.hexdigest()) if found else (None, "")

@@ -11,7 +11,9 @@ from collections.abc import Callable
 from math import nan
 from typing import Any
 
-from trainbus.bus.events import Event, Metric, Sample
+from msgspec import Struct
+
+from trainbus.bus.events import Event, Metric, Sample, Step
 
 _SCALAR_FIELDS: dict[type[Event], tuple[str, float | None]] = {Metric: ("value", nan), Sample: ("loss", None)}
 """Fields that hold one measured number, with what they hold while there is none."""
@@ -42,6 +44,42 @@ class Copy:
         _put(self._target, self._key, float(self._read()))
 
 
+def settle_step(event: Event) -> bool:
+    """`settle` for what most steps are: floats, ints and tensors on the CPU, under the names and beside the counts that readers expect.
+
+    Returns:
+        Whether the event is such a step. Nothing has to be settled or tried any more then; otherwise it is as it was.
+    """
+    if type(event) is not Step or type(event.run) is not str:
+        return False
+    metrics: dict[str, Any] = event.metrics
+    own: dict[str, Any] | None = None
+    for name, value in metrics.items():
+        if type(value) is not float:
+            try:
+                number = value if type(value) is int else value.item() if value.is_cpu is True else None
+                if type(number) is int:
+                    number = float(number)
+                elif type(number) is not float:
+                    return False
+            except Exception:  # noqa: BLE001 - anything can be given as a metric; `settle` says what is wrong with it
+                return False
+            if own is None:
+                own = dict(metrics)  # the caller's own dict stays as it is
+            own[name] = number
+        if type(name) is not str:
+            return False
+    epoch = event.epoch
+    if type(event.step) is not int or type(event.rank) is not int or not (epoch is None or type(epoch) is float or type(epoch) is int):
+        return False
+    for count in (event.total_steps, event.examples, event.tokens):
+        if count is not None and type(count) is not int:
+            return False
+    if own is not None:
+        event.metrics = own
+    return True
+
+
 def settle(event: Event, complain: Callable[[str, object], None]) -> list[Copy] | None:
     """Make the numbers of an event floats, in place. What is no number is left out, after ``complain(key, value)``.
 
@@ -62,6 +100,19 @@ def settle(event: Event, complain: Callable[[str, object], None]) -> list[Copy] 
         if value is not None and type(value) is not float:
             _settle_one(event, place[0], value, copies, complain)
     return copies or None
+
+
+def without_surrogates(value: Any) -> Any:
+    """A copy whose texts are valid Unicode: lone surrogates (half an emoji from a broken JSON file) become ``\\udXXX``."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, dict):
+        return {without_surrogates(key): without_surrogates(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [without_surrogates(item) for item in value]
+    if isinstance(value, Struct):
+        return type(value)(**{name: without_surrogates(getattr(value, name)) for name in value.__struct_fields__})
+    return value
 
 
 def _settle_one(target: dict[str, Any] | Event, key: str, value: Any, copies: list[Copy], complain: Callable[[str, object], None]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
@@ -35,8 +36,9 @@ def command() -> None:
 @json_option
 def list_command(hooks: bool, as_json: bool) -> None:
     """Every installed plugin: enabled or not, running or not, and the hooks that it uses."""
-    enabled = load(None).config.plugins if find(None) is not None else []
     running = read_running(home())
+    file = Path(running.config) if running is not None and running.config else find(None)  # what runs knows its file best
+    enabled = load(file).config.plugins if file is not None else []
     states = {plugin.name: plugin.state for plugin in running.plugins} if running is not None else {}
     rows = [_row(plugin, plugin.name in enabled, states.get(plugin.name), hooks) for plugin in registry.installed().values()]
     if as_json:

@@ -65,8 +65,8 @@ def take() -> Snapshot:
             runs = client.runs()
             try:
                 plugins = msgspec.convert(client.supervise("plugins"), list[wire.PluginStatus])
-            except RefusedError:  # a broker without a supervisor
-                plugins = []
+            except RefusedError:  # a broker without a supervisor, or one that was restarted a moment ago
+                plugins = running.plugins if running is not None else []
     except UnreachableError:
         if running is None:
             raise

@@ -14,15 +14,22 @@ import msgspec
 from rich.console import Console
 from rich.text import Text
 
+from trainbus.bus.broker.keystore import read_book
+from trainbus.bus.broker.sockets import check_bind
 from trainbus.bus.config import Config
 from trainbus.bus.config_file import find, load
+from trainbus.bus.credentials import VARIABLE
 from trainbus.bus.home import home, private_directory, read_connection
-from trainbus.bus.hosting.instance import Running, read_running, supervisor_pid
+from trainbus.bus.hosting import registry
+from trainbus.bus.hosting.instance import Running, read_running, refuse_a_second
 from trainbus.bus.hosting.supervisor import Source, run_supervisor
 from trainbus.cli.options import config_options, json_option
 from trainbus.cli.output import note, print_json, stderr, stdout
 from trainbus.cli.status_table import plugin_table
-from trainbus.errors import RefusedError, TrainbusError, UnreachableError
+from trainbus.errors import ConfigError, JournalError, PluginError, RefusedError, TrainbusError, UnreachableError
+
+KIND_OF_CODE = {kind.exit_code: kind for kind in (ConfigError, RefusedError, JournalError, PluginError)}
+"""The background process ended with one of these: so does this one."""
 
 POLL = 0.05
 """Seconds between looks at a supervisor that starts."""
@@ -31,18 +38,23 @@ POLL = 0.05
 @click.command(name="up")
 @config_options
 @click.option("--plugins", metavar="A,B", help="Run these plugins instead of those that the configuration lists. '' for none.")
+@click.option("--bind", metavar="ADDRESS", help="Listen on this address of the machine, as bus.bind does. Needs keys: see `trainbus keys`.")
 @click.option("--detach", "-d", is_flag=True, help="Go on in the background; returns when broker and plugins are up.")
 @click.option("--timeout", default=60.0, show_default=True, help="Seconds that --detach waits.")
 @json_option
 def command(
-    config_path: Path | None, overrides: tuple[str, ...], plugins: str | None, detach: bool, timeout: float, as_json: bool
+    config_path: Path | None, overrides: tuple[str, ...], plugins: str | None, bind: str | None, detach: bool, timeout: float, as_json: bool
 ) -> int | None:
     """Start the broker and the enabled plugins.
 
     In the foreground their output is shown with a prefix, and Ctrl-C stops everything in order. It is also kept in HOME/logs.
     """
     root = home()
+    if os.environ.pop(VARIABLE, None):
+        note(f"{VARIABLE} is not heeded here: `trainbus up` starts this machine's own bus.")
     file = find(config_path)
+    if bind is not None:
+        overrides = (*overrides, f'bus.bind="{bind}"')
     chosen = None if plugins is None else [name.strip() for name in plugins.split(",") if name.strip()]
 
     def read() -> Config:
@@ -50,6 +62,10 @@ def command(
         return config if chosen is None else msgspec.structs.replace(config, plugins=chosen)
 
     config = read()  # mistakes are told here, before anything starts
+    refuse_a_second(root)
+    check_bind(config.bus.bind, keyed=read_book(root) is not None)
+    for name in config.plugins:
+        registry.find(name)
     # With --plugins the list in the file is not what runs, so `plugins add` must not edit it.
     source = Source(load=read, file=file.absolute() if file is not None and chosen is None else None)
     if detach:
@@ -73,9 +89,6 @@ def _detach(root: Path, timeout: float, as_json: bool) -> int:
 
     A new process and not a double fork: nothing of this one (threads, sockets, the terminal) is left in it.
     """
-    if (pid := supervisor_pid(root)) is not None:
-        problem = f"trainbus already runs in {root} (supervisor pid {pid})."
-        raise RefusedError(problem, hint="See `trainbus status`; stop it with `trainbus down`.", code="running", pid=pid)
     arguments = [argument for argument in sys.argv[1:] if argument not in ("--detach", "-d")]
     log = private_directory(root / "logs") / "up.log"
     with log.open("wb") as output:
@@ -85,7 +98,9 @@ def _detach(root: Path, timeout: float, as_json: bool) -> int:
         words = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
         if process.poll() is not None:
             problem, hint = _error_in(words)
-            raise TrainbusError(problem or f"trainbus up ended with exit code {process.returncode}.", hint=hint or f"See {log}.")
+            kind = KIND_OF_CODE.get(process.returncode, TrainbusError)
+            without = f"`trainbus up` without --detach shows why; so may {log}."
+            raise kind(problem or f"trainbus up ended with exit code {process.returncode}.", hint=hint or without)
         raise UnreachableError(f"Not everything is up after {timeout:g} s.", hint=f"See `trainbus status` and {log}.")
     failed = [plugin for plugin in running.plugins if plugin.state == "failed"]
     connection = read_connection(root)

@@ -5,8 +5,8 @@ import time
 from urllib.parse import urlsplit
 
 import pytest
-from story import training
 
+from tests.plugins.web.story import training
 from trainbus.bus.events import Alert, Checkpoint, Eval, Plugin, RunEnded, RunStarted, Sample, Step
 from trainbus.testing.context import MemoryContext
 

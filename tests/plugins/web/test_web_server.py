@@ -5,8 +5,8 @@ import re
 import socket
 
 import pytest
-from story import training
 
+from tests.plugins.web.story import training
 from trainbus.bus.events import Sample, Step
 from trainbus.errors import ConfigError
 from trainbus.plugins.web import feed as feeding

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from trainbus.errors import JournalError
@@ -19,16 +20,14 @@ class ExclusiveLock:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            # Append mode creates the file without harming the pid that another holder wrote into it.
-            self._file = path.open("a+b")
+            self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise JournalError(f"{path} can't be created: {error.strerror}.", hint="Check the folder's rights.", file=str(path)) from error
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            self._file.seek(0)
-            holder = self._file.read(32).decode("ascii", "replace").strip()
-            self._file.close()
+            holder = os.read(self._handle, 32).decode("ascii", "replace").strip()
+            os.close(self._handle)
             pid = int(holder) if holder.isdecimal() else None
             who = f"process {pid}" if pid else "another process"
             raise JournalError(
@@ -37,10 +36,10 @@ class ExclusiveLock:
                 file=str(path),
                 pid=pid,
             ) from error
-        self._file.truncate(0)
-        self._file.write(f"{os.getpid()}\n".encode())
-        self._file.flush()
+        with suppress(OSError):  # the disk is full: the lock holds all the same, it only can't say who has it
+            os.ftruncate(self._handle, 0)
+            os.write(self._handle, f"{os.getpid()}\n".encode())
 
     def release(self) -> None:
         """Let others have it. The file stays: unlinking it would let two holders lock two files of the same name."""
-        self._file.close()
+        os.close(self._handle)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -70,10 +71,11 @@ class Member:
                 await self._live_once()
                 continue
             timeout = None if due is None else max(0.0, due - time.monotonic())
-            try:
-                await asyncio.wait_for(self._wake.wait(), timeout)
-            except TimeoutError:
-                continue
+            # Not wait_for(): in Python 3.11 it swallows a cancellation that comes together with what it waits for, and `stop` wakes
+            # this task the moment before it is cancelled: `trainbus down` would wait for ever.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(timeout):
+                    await self._wake.wait()
 
     async def stop(self, limit: float) -> None:
         """End it in order and keep it away; returns when it is gone, at the latest ``limit`` seconds and a margin later."""
@@ -190,6 +192,8 @@ class PluginMember(Member):
             self.supervision.loading(now)
         elif isinstance(said, report.Refusal):
             self.supervision.refused(said.error)
+            if self.child is not None:
+                self.child.ask_to_stop()  # a thread that the plugin's import left behind must not keep it
         else:
             self._dead_letters += max(0, said.dead_letters - self.progress.dead_letters)
             self.progress = said
@@ -238,6 +242,8 @@ class BrokerMember(Member):
         self._settings = settings
         self._was_ready = False
         self.ready = asyncio.Event()
+        self.registered = False
+        """Whether this incarnation knows its supervisor: only then do people's questions get through."""
         self.given_up: asyncio.Future[tuple[int, list[str]]] = asyncio.get_running_loop().create_future()
 
     def command(self) -> list[str]:
@@ -263,6 +269,7 @@ class BrokerMember(Member):
     def obituary(self, code: int) -> str:
         """How it died; an incurable error before it ever listened ends everything."""
         self.ready.clear()
+        self.registered = False
         if code in INCURABLE and not self._was_ready and self.supervision.wanted and not self.given_up.done():
             self.given_up.set_result((code, list(self.output.last)))
             self.supervision.refused(super().obituary(code))

@@ -77,6 +77,7 @@ class Supervisor:
         self._changing = asyncio.Lock()
         self._started = time.time_ns()
         self._written = b""
+        self._write_failed = False
 
     async def run(self) -> None:
         """Until SIGTERM, SIGINT or `down`.
@@ -295,7 +296,7 @@ class Supervisor:
             pid=os.getpid(),
             started=self._started,
             config=str(self._source.file) if self._source is not None and self._source.file is not None else "",
-            state="stopping" if self._stopping.is_set() else "running" if self._broker.ready.is_set() else "starting",
+            state="stopping" if self._stopping.is_set() else "running" if self._broker.registered else "starting",
             broker=self._broker.pid,
             broker_state=broker.state,
             broker_restarts=broker.restarts,
@@ -306,12 +307,22 @@ class Supervisor:
             [running.state, running.broker, broker.state, [(p.name, p.state, p.pid, p.url) for p in running.plugins]]
         )
         if essence != self._written:
-            self._written = essence
-            write_running(self._root, running)
+            try:
+                write_running(self._root, running)
+            except OSError as error:
+                # A full disk must end neither this process nor the care for the child whose change is told here. The next tick tries again.
+                if not self._write_failed:
+                    self._own.say(f"up.json can't be written: {error.strerror}; without a broker `trainbus status` shows an older state")
+                self._write_failed = True
+                return
+            self._written, self._write_failed = essence, False
 
     def _broker_answered(self) -> None:
         if self._broker.ready.is_set():
             self._broker.supervision.running(time.monotonic())
+            if not self._broker.registered:
+                self._broker.registered = True
+                self._write()
 
     def _output(self, name: str, colour: str) -> Output:
         bus = self._config.bus
