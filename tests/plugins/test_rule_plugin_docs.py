@@ -35,7 +35,9 @@ def rows(name):
     return dict(re.findall(r"^\| `(\w+)` \| ([^|]*?) \|", page(name), re.MULTILINE))
 
 
-@pytest.mark.parametrize(("name", "schema"), [("retention", RetentionConfig), ("memory", MemoryConfig), ("anomaly", SnapshotConfig), ("notify", NotifyConfig)])
+@pytest.mark.parametrize(
+    ("name", "schema"), [("retention", RetentionConfig), ("memory", MemoryConfig), ("anomaly", SnapshotConfig), ("notify", NotifyConfig)]
+)
 def test_every_key_is_documented_with_its_default(name, schema):
     """Lists of tables are described in words."""
     documented = rows(name)
@@ -52,7 +54,7 @@ def test_every_key_is_documented_with_its_default(name, schema):
 def test_every_rule_is_documented(rule):
     """In the generated table, whose currency another test checks."""
     (line,) = [line for line in page("anomaly").splitlines() if line.startswith(f"| `{rule}` |")]
-    assert f"`severity = \"{getattr(RulesConfig(), rule).severity}\"`" in line
+    assert f'`severity = "{getattr(RulesConfig(), rule).severity}"`' in line
 
 
 @pytest.mark.parametrize("schema", [ActionConfig, FiguresConfig, ChannelConfig, RouteConfig])
