@@ -104,7 +104,8 @@ def main():
     for row in rows:
         print(
             f"{row['case']:<26} {row['rules']:>2} rules {row['us_per_event']:>6.1f} µs an event (least {row['least']:.1f})"
-            f" = {row['of_limit']:.2f} x the limit of {LIMIT_US:.0f} µs; state {row['state_at_10%']:,} bytes after a tenth, {row['state_at_end']:,} at the end"
+            f" = {row['of_limit']:.2f} x the limit of {LIMIT_US:.0f} µs; state {row['state_at_10%']:,} bytes after a tenth,"
+            f" {row['state_at_end']:,} at the end"
         )
 
 

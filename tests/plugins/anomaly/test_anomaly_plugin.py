@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from trainbus.bus.events import Alert, Checkpoint, Eval, RunEnded, RunStarted, Step
+from trainbus.bus.jsonable import to_json
 from trainbus.plugins.anomaly.plugin import AnomalyPlugin
 from trainbus.testing.context import MemoryContext, PluginHarness
 
@@ -34,7 +35,7 @@ def eventful_run():
 
 
 def said(published):
-    return [(alert.id, alert.state, alert.time) for alert in alerts(published)]
+    return [(alert.id, alert.state, alert.time, to_json(alert.evidence)) for alert in alerts(published)]
 
 
 def alerts(published):
@@ -46,7 +47,7 @@ def test_a_restart_after_any_event_and_the_redelivery_of_any_event_change_no_ale
     straight = PluginHarness(AnomalyPlugin(), directory=tmp_path)
     straight.start()
     expected = said(straight.feed(*eventful_run()))
-    assert {name.split(":")[0] for name, _, _ in expected} == {"non_finite", "loss_spike", "new_best"}
+    assert {one[0].split(":")[0] for one in expected} == {"non_finite", "loss_spike", "new_best"}
     for cut in range(len(eventful_run())):
         for committed in (cut, max(0, cut - 7)):
             context = MemoryContext(directory=tmp_path)

@@ -125,9 +125,12 @@ class Detector:
                 elif not isinstance(known, rule.memory):
                     series[name] = msgspec.convert(known, rule.memory)
         for key, episode in list(memory.episodes.items()):
-            if episode.rule not in self._by_name:
+            incident = memory.incidents.get(episode.incident)
+            if episode.rule not in self._by_name or incident is None:
                 del memory.episodes[key]
                 memory.incidents.pop(episode.incident, None)
+            elif (incident.lead.rule, incident.lead.metric, incident.lead.start) == (episode.rule, episode.metric, episode.start):
+                incident.lead = episode  # one thing again: storage has made two of it
         self.runs[run] = memory
 
     def forget_oldest(self) -> list[str]:
