@@ -118,10 +118,13 @@ def complete(series, noise):
     """Adds what a log lacks: a learning rate (warm-up, cosine), a gradient norm (log-normal), an accuracy on 100 questions."""
     total = len(series)
     made = []
+    own = {name for name in ("learning_rate", "grad_norm") if sum(name in row for _, row in series) == total}
     for place, (step, row) in enumerate(series):
         row = dict(row)
-        row.setdefault("learning_rate", 3e-4 * min(1, (place + 1) / (0.03 * total)) * (0.55 + 0.45 * math.cos(math.pi * place / total)))
-        row.setdefault("grad_norm", (0.5 + 2 * math.exp(-place / 20)) * math.exp(noise.gauss(0, 0.2)))
+        if "learning_rate" not in own:
+            row["learning_rate"] = 3e-4 * min(1, (place + 1) / (0.03 * total)) * (0.55 + 0.45 * math.cos(math.pi * place / total))
+        if "grad_norm" not in own:
+            row["grad_norm"] = (0.5 + 2 * math.exp(-place / 20)) * math.exp(noise.gauss(0, 0.2))
         if place % max(1, total // 60) == 0:
             rate = 0.3 + 0.4 * (1 - math.exp(-3 * place / total))
             row["eval/accuracy"] = sum(noise.random() < rate for _ in range(100)) / 100

@@ -302,3 +302,11 @@ def test_a_jump_in_the_first_steps_that_comes_back_is_normal():
     """Some runs first jump to several times their first loss."""
     values = [10.9, 12.0, 25.0, 40.0, 30.0, 22.0, 17.0, 14.0, 12.0, *[11.0 - n / 20 for n in range(100)]]
     assert [rule for rule, severity, _ in raised(DEFAULT, steps(values)) if severity != "info"] == []
+
+
+def test_a_jump_far_off_the_pace_of_a_warm_up_is_a_glitch():
+    """A warm-up is even, in four steps or in four hundred."""
+    rates = [1e-6 * (n + 1) for n in range(400)]
+    assert raised(only("lr_glitch"), steps(rates, metric="learning_rate")) == []
+    rates[150:170] = [100 * rate for rate in rates[150:170]]
+    assert raised(only("lr_glitch"), steps(rates, metric="learning_rate")) == [("lr_glitch", "warning", 151)]

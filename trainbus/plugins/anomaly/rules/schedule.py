@@ -12,6 +12,8 @@ NO_WARM_UP = 3
 """Values in a row that don't rise end the warm-up."""
 SMALLEST = 0.01
 """Of the peak: smaller jumps are rounding."""
+OFF_PACE = 8.0
+"""Times the largest change a step so far: in a warm-up, only such a jump is one."""
 LEARNED = 0.9
 """A loss below this part of its first value has been learning: the learning rate can't have been 0."""
 
@@ -51,6 +53,8 @@ class Schedule(Memory, array_like=True):
     peak: float = 0.0
     steady: int = 0
     warm: bool = False
+    values: int = 0
+    pace: float = 0.0
     zeros: int = 0
     since: int = -1
     before_zero: float = 0.0
@@ -90,7 +94,10 @@ class LearningRateGlitch(Rule[LearningRateConfig, Schedule]):
         stride = observation.step - memory.step
         if last >= 0.0 and memory.peak > 0.0 and found is None:
             found = self._jump(memory, observation, stride)
+        memory.values += 1
         if last >= 0.0:
+            if found is None and stride > 0:
+                memory.pace = max(memory.pace, abs(value - last) / stride)
             memory.steady = 0 if value > last else memory.steady + 1
             memory.warm = memory.warm or value < last or memory.steady >= NO_WARM_UP
         if stride > 0:
@@ -103,8 +110,11 @@ class LearningRateGlitch(Rule[LearningRateConfig, Schedule]):
         distance = abs(value - last)
         # Upwards is never a decay: there a factor counts too, which finds a jump late in the schedule.
         factor = value > config.factor * last and distance > SMALLEST * memory.peak
-        if not memory.warm or not (factor or distance > config.jump * memory.peak):
-            return None
+        if memory.warm:
+            if not factor and distance <= config.jump * memory.peak:
+                return None
+        elif memory.values < NO_WARM_UP + 2 or not factor or distance <= OFF_PACE * memory.pace * max(stride, 1):
+            return None  # a warm-up is even: only what is far off its pace is none
         if memory.stride and stride > memory.stride and not factor and distance * memory.stride <= config.jump * memory.peak * stride:
             return None
         if value > last and last <= config.floor * memory.peak * 2 and value <= 1.05 * memory.peak:
