@@ -52,7 +52,10 @@ class Limit(Rule[LimitConfig, Streak]):
         value = abs(observation.value) if config.magnitude else observation.value
         high = config.above is not None and value > config.above
         low = config.below is not None and value < config.below
-        if memory.extend((high or low) and observation.step > config.after_step, observation.step) < config.persist:
+        if not high and not low:
+            memory.length = 0
+            return None  # most values end here
+        if memory.extend(observation.step > config.after_step, observation.step) < config.persist:
             return None
         limit = config.above if high else config.below
         message = f"{observation.metric} {value:.4g} at step {observation.step} is {'above' if high else 'below'} {limit:g}"

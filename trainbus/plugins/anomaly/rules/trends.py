@@ -109,18 +109,20 @@ class FlatLoss50(Rule[FlatConfig, Nothing]):
 
     def judge(self, memory: Nothing, observation: Observation, track: Track, run: RunMemory) -> Finding | None:
         """Flat?"""
-        config = self.config
-        values = last(track, observation.value, config.window)
-        if values is None:
+        config, values, value = self.config, track.values, observation.value
+        count = config.window
+        if len(values) < count - 1 or not isfinite(value):
             return None
-        half = len(values) // 2
-        early, late = mean(values[:half]), mean(values[half:])
+        half = count // 2
+        middle = len(values) + 1 - (count - half)
+        early = sum(values[middle - half : middle]) / half
+        late = (sum(values[middle:]) + value) / (count - half)
         if early <= 0 or abs(early - late) >= config.improvement * early:
             return None
         if self.goes_on(observation, run):
             return STILL
-        message = f"{observation.metric} has changed by {(late - early) / early:+.2%} over the last {len(values)} values up to step"
-        return Finding(1.0, f"{message} {observation.step}.", {"value": late, "baseline": early, "window": len(values)})
+        message = f"{observation.metric} has changed by {(late - early) / early:+.2%} over the last {count} values up to step"
+        return Finding(1.0, f"{message} {observation.step}.", {"value": late, "baseline": early, "window": count})
 
 
 class Flat20Config(FlatConfig, kw_only=True, frozen=True, forbid_unknown_fields=True):
