@@ -36,7 +36,7 @@ from trainbus.bus.broker.replay import HistoryReader
 from trainbus.bus.broker.sockets import Sockets
 from trainbus.bus.broker.worker import Worker
 from trainbus.bus.config import BusConfig
-from trainbus.errors import TrainbusError, UnreachableError
+from trainbus.errors import JournalError, TrainbusError, UnreachableError
 from trainbus.version import __version__
 
 logger = logging.getLogger(__name__)
@@ -158,7 +158,7 @@ class _Loop:
     def run(self, ready: Callable[[home.Connection], None] | None) -> None:
         """Announce the broker, serve, and take the announcement back."""
         with self._signals():
-            home.write_connection(self.connection, self._root)
+            self._announce()
             logger.info("broker listens on %s, journal %s", self.connection.router, self._journal.path)
             if ready is not None:
                 ready(self.connection)
@@ -351,6 +351,14 @@ class _Loop:
     def _quiet_wake(self) -> None:
         with suppress(BlockingIOError):
             os.read(self._wake_read, 4096)
+
+    def _announce(self) -> None:
+        try:
+            home.write_connection(self.connection, self._root)
+        except OSError as error:
+            file = home.connection_file(self._root)
+            hint = "Free some disk space, or look at the folder's rights. Publishers keep their events until then."
+            raise JournalError(f"{file} can't be written: {error.strerror}.", hint=hint, file=str(file)) from error
 
     def _withdraw(self) -> None:
         """Remove the connection file, unless another broker has announced itself in it meanwhile."""
