@@ -43,7 +43,11 @@ def test_a_look_tells_the_machine_and_what_it_does_not_know(start):
     assert event.host == HERE
     assert 0 < event.memory.available <= event.memory.total
     assert event.risk in ("low", "medium", "high")
-    assert event.disks[0].path == str(harness.context.directory)
+    assert event.disks[0].path == str(harness.context.directory.parents[1])
+    assert event.disks[0].inodes_free is None or event.disks[0].inodes_free > 0
+    assert (event.cpus, len(event.load)) == (os.cpu_count(), 3)
+    assert event.pressure is not None or "pressure" in event.unknown
+    assert event.oom_kills is not None or "swap rate" in event.unknown
     assert event.gpus or "gpus" in event.unknown
     assert event.cpu_percent is None
     assert look(harness).cpu_percent is not None
@@ -69,8 +73,12 @@ def test_a_training_that_died_without_a_word_is_forgotten(start):
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     harness.feed(RunStarted(run="r", host=HERE, pid=dead.pid, time=time.time_ns()))
-    assert look(harness).processes == []
-    assert not [key for key in harness.context.state if key.startswith("training/")]
+    event = look(harness)
+    assert (event.processes, event.gone) == ([], ["r"])
+    (death,) = harness.feed(event)
+    assert (death.rule, death.run, death.severity) == ("memory_death", "r", "info")
+    assert look(harness).gone == []
+    assert harness.context.state["watch"]["trainings"] == {}
 
 
 def test_the_disk_of_a_checkpoint_on_this_machine_is_watched(start, tmp_path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from msgspec import Struct
 
 
-class Training(Struct, array_like=True):
+class Training(Struct, array_like=True, frozen=True):
     """A run whose process works on this host, as its start event said; ``time`` in nanoseconds since the epoch."""
 
     run: str
