@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from tests.support import wait_for
 from trainbus.bus.events import Checkpoint, Memory, RunEnded, RunStarted, System
 from trainbus.plugins.memory.plugin import MemoryPlugin
 from trainbus.testing.context import MemoryContext, PluginHarness
@@ -50,7 +51,7 @@ def test_a_look_tells_the_machine_and_what_it_does_not_know(start):
     assert event.oom_kills is not None or "swap rate" in event.unknown
     assert event.gpus or "gpus" in event.unknown
     assert event.cpu_percent is None
-    assert look(harness).cpu_percent is not None
+    wait_for(lambda: look(harness).cpu_percent is not None)
 
 
 def test_a_training_on_this_machine_is_watched_from_its_start_to_its_end(start):

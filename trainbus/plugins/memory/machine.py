@@ -178,8 +178,11 @@ class Machine:
     def _cpu_percent(self) -> float | None:
         """Percent of all CPUs since the last look; None at the first, which has nothing to compare with."""
         busy, total = read_cpu(self._proc)
-        last, self._cpu = self._cpu, (busy, total)
-        if last is None or total <= last[1]:
+        last = self._cpu
+        if last is not None and total <= last[1]:  # two looks within one tick of the clock
+            return None
+        self._cpu = (busy, total)
+        if last is None:
             return None
         return max(0.0, min(100.0, 100.0 * (busy - last[0]) / (total - last[1])))
 

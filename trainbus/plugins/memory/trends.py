@@ -26,6 +26,7 @@ NOISE_FACTOR = 8.0
 """The rise is this many times the noise around the line."""
 LATER_SHARE = 0.65
 """The second half is at least this steep: the same again, for a bend that the fifths don't show."""
+NOISE_POINTS = 10
 HEIGHT_SHARE = 0.95
 SCALE = 1.4826
 """From the median absolute deviation to a standard deviation of normal noise."""
@@ -77,7 +78,8 @@ def rises_evenly(points: Sequence[Point]) -> bool:
 def rising(points: Sequence[Point], least: float, before: Sequence[Point] = ()) -> Trend | None:
     """The line through the points when they rise evenly, by at least ``least`` and clearly above the noise; else None.
 
-    They must also end higher than nearly all that was ``before`` them: what leaks reaches new heights, what swings comes back.
+    They must also end higher than nearly all that was ``before`` them: what leaks reaches new heights, what swings comes back. A few
+    points may lie on a line by chance: the noise is also what it was before.
     """
     if not rises_evenly(points):
         return None
@@ -88,7 +90,16 @@ def rising(points: Sequence[Point], least: float, before: Sequence[Point] = ()) 
     trend = theil_sen(points)
     if trend is None or trend.low <= 0:
         return None
-    if trend.slope * trend.span < max(least, NOISE_FACTOR * trend.noise):
+    if trend.slope * trend.span < max(least, NOISE_FACTOR * max(trend.noise, _noise(before))):
         return None
     later = theil_sen(points[len(points) // 2 :])
     return trend if later is not None and later.slope >= LATER_SHARE * trend.slope else None
+
+
+def _noise(points: Sequence[Point]) -> float:
+    if len(points) < NOISE_POINTS:
+        return 0.0
+    # From one point to the next, so that a slope among them is no noise; a difference has twice the variance of a point.
+    steps = [later[1] - earlier[1] for earlier, later in pairwise(points)]
+    middle = median(steps)
+    return SCALE * median(abs(step - middle) for step in steps) / math.sqrt(2)
