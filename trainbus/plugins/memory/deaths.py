@@ -24,13 +24,13 @@ WORDS: dict[Verdict, str] = {
     "kernel": "The kernel killed it for want of memory",
     "python": "It asked for memory that it was not given",
     "gpu": "It asked for GPU memory that was not there",
-    "worker": "The kernel killed one of its DataLoader workers for want of memory",
+    "worker": "One of its DataLoader workers was killed, as the kernel does for want of memory",
     "other": "The kernel did not kill it for want of memory",
     "unknown": "Whether the kernel killed it for want of memory can't be told",
 }
 REASONS: tuple[tuple[Verdict, re.Pattern[str]], ...] = (
     ("gpu", re.compile(r"CUDA out of memory|CUDA error: out of memory|OutOfMemoryError|HIP out of memory", re.IGNORECASE)),
-    ("worker", re.compile(r"DataLoader worker \(pid\S* \d+\) (?:is killed by signal: Killed|exited unexpectedly)")),
+    ("worker", re.compile(r"DataLoader worker \(pid \d+\) is killed by signal: Killed")),
     ("python", re.compile(r"\bMemoryError\b|can't allocate memory|Cannot allocate memory|std::bad_alloc")),
 )
 """What Python, PyTorch and C++ say when memory is refused."""
