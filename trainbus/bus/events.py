@@ -199,7 +199,8 @@ class MemoryGroup(Struct, kw_only=True, omit_defaults=True):
     """A control group with a memory limit of its own: a container, a job, a unit.
 
     ``used`` is what can't be reclaimed, so that the kernel kills when it reaches ``limit``; ``cache`` is what can. ``oom_kills``
-    counts the processes that the kernel has killed in it.
+    counts the processes that the kernel has killed in it. ``version`` is 2 or 1; 0 is no group but the limit of one process's address
+    space (ulimit -v), at which the process is refused memory.
     """
 
     path: str

@@ -9,6 +9,7 @@ from msgspec import Struct
 from trainbus.bus.events import System
 from trainbus.plugins.memory.levels import Limit
 from trainbus.plugins.memory.runs import RunView
+from trainbus.plugins.memory.training import address_space_of
 from trainbus.plugins.memory.trends import Trend
 
 EXTRAPOLATE = 10.0
@@ -85,12 +86,16 @@ def _end(view: RunView, line: Trend, limit: Limit) -> End | None:
     )
 
 
-def limits_of(limits: Iterable[Limit], group: str) -> list[Limit]:
-    """Those under which a process of this control group lives."""
+def limits_of(limits: Iterable[Limit], group: str, pid: int) -> list[Limit]:
+    """Those under which a process lives, given the path of its control group."""
     found = []
     for limit in limits:
         kind, _, path = limit.key.partition(" ")
-        if kind == "host" or (kind == "group" and group and (group == path or group.startswith(path.rstrip("/") + "/"))):
+        if (
+            kind == "host"
+            or path == address_space_of(pid)
+            or (kind == "group" and group and (group == path or group.startswith(path.rstrip("/") + "/")))
+        ):
             found.append(limit)
     return found
 

@@ -10,7 +10,7 @@ from msgspec import Struct
 from trainbus.bus.events import Disk, Process, System
 from trainbus.plugins.memory.book import ORDER, Book
 from trainbus.plugins.memory.config import MemoryConfig
-from trainbus.plugins.memory.levels import Level, next_level, used_percent
+from trainbus.plugins.memory.levels import Level, group_name, next_level, used_percent
 
 HOST_ADVICE = "Save a checkpoint; then lower the batch size, the number of DataLoader workers or what else runs on this machine."
 GROUP_ADVICE = (
@@ -52,7 +52,7 @@ def gauges(event: System, config: MemoryConfig) -> Iterator[Gauge]:
     total = event.memory.total if event.memory else 0
     for group in event.groups:
         if group.limit and not 0 < total < group.limit:
-            what, used = f"memory of the control group {group.path}", 100.0 * group.used / group.limit
+            what, used = group_name(group), 100.0 * group.used / group.limit
             yield Gauge(f"group {group.path}", "group_memory", what, used, host_levels, margin, "%", GROUP_ADVICE, run)
     if event.pressure is not None and event.pressure.full is not None:
         what, levels = f"memory pressure (all tasks waiting) of {event.host}", _two(config.pressure_warning, config.pressure_critical)

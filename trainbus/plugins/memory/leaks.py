@@ -42,7 +42,7 @@ GPU_LEAK_ADVICE = "Tensors are kept on the GPU at each step: accumulate losses a
 
 def judge_run(event: System, view: RunView, group: str, config: MemoryConfig, book: Book) -> End | None:
     """Follow leaks of one training; gives the first end that is predicted."""
-    machine = limits_of(limits(event), group)
+    machine = limits_of(limits(event), group, view.pid)
     ends = [_leak(event, view, "process", machine, LEAK_ADVICE, config, book)]
     gpus = [limit for limit in gpu_limits(event) if limit.key in view.series]
     ends += [_leak(event, view, limit.key, [limit], GPU_LEAK_ADVICE, config, book) for limit in gpus]

@@ -7,7 +7,7 @@ from typing import Literal, TypeAlias
 
 from msgspec import Struct
 
-from trainbus.bus.events import Memory, Severity, System
+from trainbus.bus.events import Memory, MemoryGroup, Severity, System
 from trainbus.plugins.memory.config import MemoryConfig
 
 Risk: TypeAlias = Literal["", "low", "medium", "high"]
@@ -83,7 +83,12 @@ def limits(event: System) -> Iterator[Limit]:
         yield Limit("host", f"host memory of {event.host}", memory.total + spare, memory.total - (memory.available or 0))
     for group in event.groups:
         if group.limit and not (memory is not None and 0 < memory.total < group.limit):
-            yield Limit(f"group {group.path}", f"memory of the control group {group.path}", group.limit, group.used)
+            yield Limit(f"group {group.path}", group_name(group), group.limit, group.used)
+
+
+def group_name(group: MemoryGroup) -> str:
+    """What a limit is called."""
+    return group.path if group.version == 0 else f"memory of the control group {group.path}"
 
 
 def risk(event: System, config: MemoryConfig) -> tuple[Risk, str]:

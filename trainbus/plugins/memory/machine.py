@@ -126,6 +126,8 @@ class Machine:
                     places.append(tree.place)
                 continue
             event.processes.append(process)
+            if tree.address_space is not None:
+                event.groups.append(tree.address_space)
             if process.anon is None:
                 event.unknown.setdefault("anon", "the kernel does not tell anonymous memory apart (before 4.5)")
             if process.pss is None:
@@ -144,7 +146,7 @@ class Machine:
             group = self._try(event, f"group {place.directory}", partial(read_group, place))
             if group is not None:
                 seen[group.path] = group
-        event.groups = list(seen.values())
+        event.groups += seen.values()
 
     def _kernel_log(self, event: System) -> None:
         if self._log is None and not self._log_reason:

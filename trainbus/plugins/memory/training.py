@@ -12,3 +12,8 @@ class Training(Struct, array_like=True, frozen=True):
     pid: int
     time: int
     name: str = ""
+
+
+def address_space_of(pid: int) -> str:
+    """The name of the limit of a process's address space, in place of a control group's path."""
+    return f"address space of process {pid}"

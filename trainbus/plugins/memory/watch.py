@@ -127,7 +127,7 @@ class Watch:
             if view is None:
                 continue
             state.sightings[process.run] = sight(event, process, state.sightings.get(process.run))
-            mine = limits_of(found, process.group)
+            mine = limits_of(found, process.group, process.pid)
             new = view.on_look(event, process, mine)
             if not new and not view.leaking:
                 self._dangers[process.run] = Danger(None, max((limit.percent for limit in mine), default=0.0), "")

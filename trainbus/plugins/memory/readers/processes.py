@@ -8,11 +8,11 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from trainbus.bus.events import Process, Worker
+from trainbus.bus.events import MemoryGroup, Process, Worker
 from trainbus.plugins.memory.readers.cgroups import Place, locate
 from trainbus.plugins.memory.readers.pacing import Paced
 from trainbus.plugins.memory.readers.text import UnknownError, read_text, sizes
-from trainbus.plugins.memory.training import Training
+from trainbus.plugins.memory.training import Training, address_space_of
 
 START_TOLERANCE = 2.0
 """Seconds: clocks of process start are coarse. A process that is younger than the run's start event is another one with its number."""
@@ -56,6 +56,7 @@ class _Dear(Struct):
     files: int | None
     files_percent: float | None
     place: Place | None
+    address_space: int | None
 
 
 class Tree:
@@ -76,6 +77,7 @@ class Tree:
         self._commands: dict[tuple[int, int], str] = {}
         self._cpu: tuple[float, int] | None = None
         self._pids: list[int] = [training.pid]
+        self._address_space: MemoryGroup | None = None
 
     @property
     def place(self) -> Place | None:
@@ -84,6 +86,11 @@ class Tree:
             return self._dear.get().place
         except UnknownError:
             return None
+
+    @property
+    def address_space(self) -> MemoryGroup | None:
+        """The limit of its process's address space (ulimit -v), after a look; None when there is none."""
+        return self._address_space
 
     @property
     def pids(self) -> list[int]:
@@ -115,6 +122,8 @@ class Tree:
             ticks += fields["ticks"]
             if pid != self._training.pid:
                 workers.append(worker)
+            else:
+                self._address_space = self._limited(fields.get("VmSize", 0))
         if process.processes == 0:
             return None
         self._pids = [self._training.pid, *(worker.pid for worker in workers)]
@@ -140,6 +149,13 @@ class Tree:
         role = self._role(pid, stat) if pid != self._training.pid else "trainer"
         return fields, Worker(pid=pid, name=stat.name, role=role, rss=fields["VmRSS"], anon=anon)
 
+    def _limited(self, size: int) -> MemoryGroup | None:
+        try:
+            limit = self._dear.get().address_space
+        except UnknownError:
+            return None
+        return None if limit is None else MemoryGroup(path=address_space_of(self._training.pid), version=0, limit=limit, used=size)
+
     def _fill_dear(self, process: Process, workers: list[Worker]) -> None:
         try:
             dear = self._dear.get()
@@ -153,7 +169,7 @@ class Tree:
             worker.pss = dear.pss.get(worker.pid)
 
     def _read_dear(self) -> _Dear:
-        dear = _Dear({}, None, None, None, None)
+        dear = _Dear({}, None, None, None, None, None)
         for pid in self._members.get():
             folder = self._proc / str(pid)
             try:
@@ -165,9 +181,10 @@ class Tree:
             count = _open_files(folder)
             if count is not None:
                 dear.files = _plus(dear.files, count)
-                limit = _file_limit(folder)
+                limit = _limit(folder, "Max open files")
                 if limit:
                     dear.files_percent = max(dear.files_percent or 0.0, 100.0 * count / limit)
+        dear.address_space = _limit(self._proc / str(self._training.pid), "Max address space")
         try:
             dear.place = locate(self._proc, self._training.pid)
         except UnknownError:
@@ -247,13 +264,14 @@ def _open_files(folder: Path) -> int | None:
         return None
 
 
-def _file_limit(folder: Path) -> int | None:
+def _limit(folder: Path, name: str) -> int | None:
+    """A soft limit; None where there is none."""
     try:
         lines = read_text(folder / "limits").splitlines()
     except UnknownError:
         return None
     for line in lines:
-        if line.startswith("Max open files"):
-            value = line.removeprefix("Max open files").split()[0]
+        if line.startswith(name):
+            value = line.removeprefix(name).split()[0]
             return int(value) if value.isdigit() else None
     return None
