@@ -22,6 +22,7 @@ GB = 10**9
         {"eval_first_leaves": 600, "limit": 8_000},
         {"warm": 1_500, "warm_steps": 150},
         {"total_steps": False},
+        {"eval_seconds": 240, "eval_peak": 2_500, "limit": 6_500},
     ],
     ids=lambda trouble: " ".join(trouble) or "plain",
 )
@@ -189,3 +190,18 @@ def test_a_checkpoint_that_will_not_fit_is_told_before_it_is_written():
         alerts += [alert for alert in watch.on_system(look)[0] if alert.rule == "checkpoint_room"]
     assert [(alert.state, alert.severity) for alert in alerts] == [("raised", "warning"), ("updated", "critical"), ("cleared", "critical")]
     assert "does not fit" in alerts[1].message
+
+
+def test_memory_that_ends_for_all_is_the_trouble_of_every_training_on_the_machine():
+    """Two trainings, of which neither leaks: both are asked to save, each once."""
+    watch, asked = Watch(HOST, MemoryConfig(dry_run=False)), []
+    for number, run in enumerate(("a", "b")):
+        watch.on_run_started(RunStarted(run=run, host=HOST, pid=7 + number, time=START))
+    for second in range(0, 400, 2):
+        look = host_look(second, 20 + second * 0.1)
+        for number, run in enumerate(("a", "b")):
+            watch.on_step(Step(run=run, step=second, time=at(second)))
+            look.processes.append(Process(pid=7 + number, run=run, rss=GB, anon=GB))
+        watch.on_system(look)
+        asked += [(ask.run, ask.verb) for ask, _ in watch.act(look)]
+    assert sorted(asked) == [("a", "free_caches"), ("a", "save"), ("b", "free_caches"), ("b", "save")]

@@ -6,8 +6,10 @@ import subprocess
 import sys
 import time
 
+import msgspec
 import pytest
 
+from tests.plugins.memory.story import HOST, Story
 from tests.support import wait_for
 from trainbus.bus.events import Checkpoint, Memory, RunEnded, RunStarted, System
 from trainbus.plugins.memory.plugin import MemoryPlugin
@@ -107,3 +109,72 @@ def test_an_alert_survives_a_restart_and_is_raised_once(start):
         (f"host_memory:{HERE}:host:1", "updated"),
         (f"host_memory:{HERE}:host:1", "cleared"),
     ]
+
+
+@pytest.fixture
+def told(start, monkeypatch):
+    """A story, told to the plugin as if it happened now."""
+    monkeypatch.setattr(socket, "gethostname", lambda: HOST)
+
+    now = time.time_ns()
+
+    def tell(harness, seen, until=None, late=0.0):
+        shift = now - (until or seen[-1]).time - int(late * 1e9)
+        before = len(harness.published)
+        for event in seen:
+            harness.feed(type(event)(**{**{name: getattr(event, name) for name in event.__struct_fields__}, "time": event.time + shift}))
+        return harness.published[before:]
+
+    return tell
+
+
+def leaking():
+    return Story(1, warm=40, warm_steps=8, base=1_000, limit=2_000, leak=8, noise=10, steps=100, total_steps=False).run()
+
+
+def rules(alerts):
+    return [(alert.rule, alert.state, alert.step) for alert in alerts if alert.rule != "memory_action"]
+
+
+def test_a_restart_in_the_middle_of_a_leak_changes_no_finding(start, told):
+    """What is kept is enough: points, phases, open alerts."""
+    story = leaking()
+    whole = told(start(gpus=False), story.seen)
+    half = len(story.seen) // 2
+    first = start(gpus=False, context=MemoryContext())
+    alerts = told(first, story.seen[:half], until=story.seen[-1])
+    first.context.state = msgspec.msgpack.decode(msgspec.msgpack.encode(first.context.state))
+    second = start(gpus=False, context=first.context)
+    alerts += told(second, story.seen[half:])
+    assert rules(alerts) == rules(whole)
+    assert ("memory_leak", "raised") in {(rule, state) for rule, state, _ in rules(whole)}
+
+
+def test_a_training_is_asked_only_when_it_is_no_dry_run(start, told):
+    """By commands with a reason; the dry run says the same in an alert."""
+    story = leaking()
+    dry = start(gpus=False, context=MemoryContext())
+    told(dry, story.seen)
+    assert dry.context.commands == []
+    assert "Would ask" in next(alert.message for alert in dry.published if alert.rule == "memory_action")
+    acting = start(gpus=False, context=MemoryContext(), dry_run=False)
+    told(acting, story.seen)
+    assert [(command.run, command.verb) for command in acting.context.commands] == [("r", "free_caches"), ("r", "save")]
+    assert "a save takes" in acting.context.commands[1].reason
+
+
+def test_nothing_is_asked_for_what_is_long_past(start, told):
+    """A plugin that catches up with the journal gives the findings, and no commands."""
+    harness = start(gpus=False, context=MemoryContext(), dry_run=False)
+    published = told(harness, leaking().seen, late=3_600)
+    assert harness.context.commands == []
+    assert "memory_leak" in {alert.rule for alert in published}
+    assert "memory_action" not in {alert.rule for alert in published}
+
+
+def test_what_was_kept_by_another_version_is_let_go(start):
+    """Instead of ending the plugin again and again."""
+    context = MemoryContext()
+    context.state["watch"] = {"alerts": "many"}
+    harness = start(gpus=False, context=context)
+    assert harness.every() > 0

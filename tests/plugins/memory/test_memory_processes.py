@@ -114,6 +114,39 @@ def test_new_descendants_are_found_soon_and_dear_numbers_are_read_seldom(forked)
         file.close()
 
 
+def test_a_limit_of_the_address_space_is_told_where_there_is_one(forked):
+    """The process is refused memory at it, long before the machine is full."""
+    tree = Tree(Training("r", forked.pid, time.time_ns()), Path("/proc"), Clock())
+    tree.read()
+    assert tree.address_space is None
+    psutil.Process(forked.pid).rlimit(psutil.RLIMIT_AS, (1 << 30, 1 << 30))
+    tree = Tree(Training("r", forked.pid, time.time_ns()), Path("/proc"), Clock())
+    tree.read()
+    assert tree.address_space.limit == 1 << 30
+    assert 40 << 20 < tree.address_space.used < 1 << 30
+
+
+LOADER = """
+import torch
+from torch.utils.data import DataLoader
+loader = iter(DataLoader(torch.zeros(1000, 4), batch_size=1, num_workers=2))
+next(loader)
+print("ready", flush=True)
+input()
+"""
+
+
+@pytest.mark.slow
+def test_the_workers_of_a_real_dataloader_are_named():
+    """By the name that torch gives them, or by the trainer's command line."""
+    pytest.importorskip("torch")
+    process = subprocess.Popen([sys.executable, "-c", LOADER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "ready\n"
+    tree = Tree(Training("r", process.pid, time.time_ns()), Path("/proc"), Clock()).read()
+    process.communicate("\n", timeout=60)
+    assert [worker.role for worker in tree.workers].count("dataloader") == 2
+
+
 def test_where_there_is_no_proc_psutil_tells_the_sizes(forked):
     """Enough for levels."""
     tree = portable.read_tree(Training("r", forked.pid, time.time_ns(), "tuning"))

@@ -16,7 +16,7 @@ PRESSURE_MEDIUM = 10.0
 PRESSURE_HIGH = 40.0
 """Percentage of the last 10 s in which all tasks waited for memory: from here on a machine is slow, and as good as stopped.
 
-systemd-oomd and nohang act at 60 %; a warning has to come before."""
+nohang (desktop) warns at 10 and acts at 40 of the same average, systemd-oomd kills at 60; a warning has to come before."""
 
 
 class Level(Struct, frozen=True):
