@@ -1,5 +1,6 @@
 """NVML through a fake library that speaks its real interface: whatever fails is unknown with a reason, never a crash or a zero."""
 
+import contextlib
 import inspect
 import time
 from types import SimpleNamespace
@@ -8,7 +9,7 @@ import pynvml
 import pytest
 
 from trainbus.bus.events import GpuProcess
-from trainbus.plugins.memory.readers.gpus import GpuReader
+from trainbus.plugins.memory.readers.gpus import GpuReader, load_nvml
 from trainbus.plugins.memory.readers.text import UnknownError
 
 
@@ -198,6 +199,18 @@ def test_an_absent_driver_is_unknown_and_asked_again_after_a_minute():
         reader.read()
     now[0] = 60.0
     assert len(reader.read()[0]) == 2
+
+
+def test_without_a_driver_the_library_is_not_even_loaded():
+    """It would be a twentieth of the watcher's memory."""
+
+    def load():
+        raise UnknownError("there is no NVIDIA driver here")
+
+    with pytest.raises(UnknownError, match="no NVIDIA driver"):
+        GpuReader(load, time.monotonic).read()
+    with contextlib.suppress(UnknownError):  # where there is no driver
+        assert load_nvml() is pynvml
 
 
 def test_a_driver_that_dies_is_let_go_and_opened_anew_later():

@@ -8,15 +8,14 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from trainbus.bus.events import Disk, Gpu, Memory, MemoryGroup, System
 from trainbus.plugins.memory.config import MemoryConfig
 from trainbus.plugins.memory.levels import risk
-from trainbus.plugins.memory.readers import portable
 from trainbus.plugins.memory.readers.cgroups import Place, locate, read_group
 from trainbus.plugins.memory.readers.disks import read_disks, read_shm
-from trainbus.plugins.memory.readers.gpus import GpuReader
+from trainbus.plugins.memory.readers.gpus import GpuReader, load_nvml
 from trainbus.plugins.memory.readers.kernel_log import KernelLog, interesting, parse_xid
 from trainbus.plugins.memory.readers.pacing import Paced
 from trainbus.plugins.memory.readers.proc import Vm, read_cpu, read_load, read_memory, read_pressure, read_vm
@@ -49,7 +48,9 @@ class Machine:
         self._config = config
         self._proc = proc
         self._now = now
-        self._gpus = GpuReader(lambda: importlib.import_module("pynvml"), now) if config.gpus else None
+        # psutil is loaded only where there is no /proc, NVML's module only where there is a driver: they would be a tenth of this process.
+        self._portable: Any = None if (proc / "meminfo").exists() else importlib.import_module("trainbus.plugins.memory.readers.portable")
+        self._gpus = GpuReader(load_nvml, now) if config.gpus else None
         self._gpu_answers: Paced[tuple[list[Gpu], dict[str, str]]] | None = None
         if self._gpus is not None:
             self._gpu_answers = Paced(self._gpus.read, GPU_PERIOD, now)
@@ -94,8 +95,8 @@ class Machine:
             self._log = None
 
     def _memory(self, event: System) -> None:
-        if not (self._proc / "meminfo").exists():
-            event.memory, event.swap = portable.read_memory()
+        if self._portable is not None:
+            event.memory, event.swap = self._portable.read_memory()
             return
         found = self._try(event, "memory", lambda: read_memory(self._proc))
         if found is not None:
@@ -116,7 +117,7 @@ class Machine:
         places = []
         for training, tree in self._trees.items():
             try:
-                process = tree.read() if (self._proc / "stat").exists() else portable.read_tree(training)
+                process = tree.read() if self._portable is None else self._portable.read_tree(training)
             except UnknownError as error:
                 event.unknown[f"process{training.pid}"] = str(error)
                 continue

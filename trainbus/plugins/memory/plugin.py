@@ -80,14 +80,15 @@ class MemoryPlugin:
     def start(self, context: Context) -> None:
         """Take the open alerts back."""
         try:
-            from trainbus.plugins.memory.machine import Machine  # here, because psutil may be missing and schema and panels need none
+            from trainbus.plugins.memory.machine import Machine  # here, because schema and panels need no readers
             from trainbus.plugins.memory.protect import spare
+
+            self._machine = Machine(self._host, context.config)
         except ImportError as error:
             raise PluginError(
                 f"The memory plugin needs {error.name}, which is not installed.", hint="pip install 'trainbus[memory]'", missing=error.name
             ) from error
         self.config = context.config
-        self._machine = Machine(self._host, self.config)
         self._pace = Pace(self.config.interval, self.config.fast_interval)
         self._watch = Watch(self._host, self.config, _kept(context))
         if self.config.protect:

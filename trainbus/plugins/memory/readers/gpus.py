@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import importlib
 from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
@@ -12,6 +14,20 @@ from trainbus.plugins.memory.readers.text import UnknownError
 
 RETRY_AFTER = 60.0
 """Seconds until a driver that did not answer is asked again."""
+
+
+def load_nvml() -> ModuleType:
+    """The ``pynvml`` module.
+
+    Raises:
+        UnknownError: There is no driver to ask, which is cheaper to find out without the module.
+        ImportError: The module is not installed.
+    """
+    try:
+        ctypes.CDLL("libnvidia-ml.so.1")
+    except OSError:
+        raise UnknownError("there is no NVIDIA driver here (libnvidia-ml.so.1 can't be loaded)") from None
+    return importlib.import_module("pynvml")
 
 
 class GpuReader:
@@ -79,6 +95,8 @@ class GpuReader:
             raise UnknownError(self._reason)
         try:
             library: Any = self._load()
+        except UnknownError as error:
+            self._fail(str(error))
         except ImportError as error:
             self._fail(f"the library is not installed ({error}): pip install 'trainbus[memory]'")
         try:
