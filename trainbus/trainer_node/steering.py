@@ -43,6 +43,11 @@ class TrainerSteering:
         """Now: between two steps nothing is in use that a cache could hold."""
         return free_caches()
 
+    @property
+    def pending(self) -> bool:
+        """Whether `apply` has anything to do."""
+        return self._save or self._evaluate or self._stop
+
     def apply(self, control: Any) -> None:
         """Set Trainer's flags for what was asked for; it acts on them right after the step."""
         control.should_save = control.should_save or self._save
