@@ -39,6 +39,8 @@ ACTIVE_SECONDS = 1.0
 """The thread goes on ticking this long after the last event, so that publish() need not wake it at each."""
 COPY_POLL_SECONDS = 0.002
 """How often copies from an accelerator are looked at while there are any."""
+OFFLINE_TICK_SECONDS = 0.05
+"""Without a broker the thread only keeps the spool's pages ready: `PREFAULT_BYTES` last a tight loop for longer than this."""
 LISTEN_SECONDS = 0.1
 """With a longer flush interval messages are read as they come: commands must not wait for it."""
 FAULT_PAUSE_SECONDS = 0.5
@@ -214,7 +216,7 @@ class Sender:
         elif self._publisher.waiting:
             until = min(until, now + COPY_POLL_SECONDS)
         elif not self._immediate and now < self._active_until:
-            until = min(until, self._flush_at)
+            until = min(until, self._flush_at if self.connected else now + max(self._tick, OFFLINE_TICK_SECONDS))
         else:
             self.asleep = True
             if self._outbox.next != self._seen_next:  # published before it could see the flag
