@@ -21,7 +21,17 @@ MAX_RUNS = 256
 
 
 class Record(Struct, array_like=True):
-    """One complete checkpoint."""
+    """One complete checkpoint.
+
+    Args:
+        evaluations: Which evaluations of it have finished: the offsets of their events, so that a repeated one counts once.
+        verified: When all of it was last read and found whole (ns since the epoch); 0 for not yet.
+        faults: Why it is not whole; empty while nothing is known against it.
+        disposable: Bytes that thinning would free; None where nobody has looked.
+        thinned: Whether its optimizer state has been dropped.
+        trashed: Its place in the trash while it lies there; empty while it is in its own place.
+        forced: Whether it was deleted to make room, although a policy kept it.
+    """
 
     id: str
     run: str
@@ -31,6 +41,18 @@ class Record(Struct, array_like=True):
     bytes: int | None = None
     digest: str = ""
     metrics: dict[str, float] = field(default_factory=dict)
+    evaluations: list[int] = field(default_factory=list)
+    verified: int = 0
+    faults: str = ""
+    disposable: int | None = None
+    thinned: bool = False
+    trashed: str = ""
+    forced: bool = False
+
+
+def position(record: Record) -> tuple[int, int, str]:
+    """The order of checkpoints: by step as a number, never by name."""
+    return record.step, record.time, record.id
 
 
 class RunMarks(Struct, array_like=True):
