@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
+from heapq import nsmallest
+from itertools import pairwise
+from operator import attrgetter
 from typing import Any
 
 from trainbus.plugins.retention import policies as p
@@ -27,11 +30,11 @@ def kept(policy: p.AnyPolicy | p.BestConfig, ordered: Sequence[Record], now: int
     return _RULES[type(policy)](policy, ordered, now)
 
 
-def ranked(policy: p.Best | p.BestConfig, ordered: Sequence[Record]) -> list[Record]:
-    """Measured checkpoints, the best first. Of equally good ones the newer is better: it has learnt more."""
-    sign = 1 if policy.direction == "min" else -1
-    measured = [record for record in reversed(ordered) if policy.metric in record.metrics]
-    return sorted(measured, key=lambda record: sign * record.metrics[policy.metric])
+def ranked(policy: p.Best | p.BestConfig, ordered: Sequence[Record], count: int) -> list[Record]:
+    """The ``count`` best of the measured ones. Of equally good ones the newer is better: it has learnt more."""
+    sign, metric = (1 if policy.direction == "min" else -1), policy.metric
+    measured = [record for record in reversed(ordered) if metric in record.metrics]
+    return nsmallest(count, measured, key=lambda record: sign * record.metrics[metric])  # stable: the newer stays in front
 
 
 def _all(policy: p.All, ordered: Sequence[Record], now: int) -> Reasons:
@@ -82,7 +85,7 @@ def _closest(ordered: Sequence[Record], every: int) -> Reasons:
 
     if ordered:
         take(ordered[0], ordered[0].step // every * every)
-    for before, after in zip(ordered, ordered[1:], strict=False):
+    for before, after in pairwise(ordered):
         first, last = -(-before.step // every) * every, after.step // every * every
         middle = (before.step + after.step) / 2  # targets below it are nearer to `before`, the others to `after`
         if first <= last and first < middle:
@@ -119,14 +122,16 @@ def _tiers(policy: p.Tiers, ordered: Sequence[Record], now: int) -> Reasons:
 
 def _best(policy: p.Best | p.BestConfig, ordered: Sequence[Record], now: int) -> Reasons:
     found = {}
-    for place, record in enumerate(ranked(policy, ordered)[: policy.count], 1):
+    for place, record in enumerate(ranked(policy, ordered, policy.count), 1):
         which = "best" if place == 1 else f"number {place} of the best {policy.count}"
         found[record.id] = f"{which} by {policy.metric} ({record.metrics[policy.metric]:.6g})"
+    if not policy.unmeasured and not policy.wait:
+        return found
     for record in ordered:
         if policy.metric not in record.metrics:
             if policy.unmeasured:
                 found[record.id] = f"{policy.metric} was not measured on it"
-            elif policy.wait and (now - record.time) / NANOSECONDS < policy.wait:
+            elif (now - record.time) / NANOSECONDS < policy.wait:
                 found[record.id] = f"{policy.metric} may still arrive: younger than {policy.wait:g} s"
     return found
 
@@ -134,7 +139,7 @@ def _best(policy: p.Best | p.BestConfig, ordered: Sequence[Record], now: int) ->
 def _period(policy: p.Period, ordered: Sequence[Record], now: int) -> Reasons:
     found: Reasons = {}
     periods: set[tuple[int, ...]] = set()
-    for record in sorted(ordered, key=lambda record: (record.time, record.step), reverse=True):
+    for record in sorted(ordered, key=attrgetter("time", "step"), reverse=True):
         period = _period_of(policy.each, record.time // NANOSECONDS // 3600)
         if period in periods:
             continue
@@ -158,7 +163,7 @@ def _period_of(each: str, hour: int) -> tuple[int, ...]:
 def _interval(policy: p.Interval, ordered: Sequence[Record], now: int) -> Reasons:
     found: Reasons = {}
     last = None
-    for record in sorted(ordered, key=lambda record: (record.time, record.step)):
+    for record in sorted(ordered, key=attrgetter("time", "step")):
         if last is None or record.time - last >= policy.seconds * NANOSECONDS:
             found[record.id] = f"at least {policy.seconds:g} s after the one kept before" if last is not None else "the oldest of all"
             last = record.time

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Literal
+from operator import attrgetter
+from typing import Any, Literal
 
 from msgspec import Struct, field
 
@@ -21,7 +22,7 @@ from trainbus.plugins.retention.records import Record, position
 Action = Literal["keep", "thin", "delete"]
 
 
-class Decision(Struct, frozen=True, kw_only=True):
+class Decision(Struct, frozen=True, kw_only=True, gc=False):
     """What happens to one checkpoint, with all reasons.
 
     Args:
@@ -66,7 +67,7 @@ class DiskState(Struct, frozen=True, kw_only=True):
 
 
 class Unmet(Struct, frozen=True, kw_only=True):
-    """A limit that can't be met without touching what is protected: by how many bytes, and what stands in the way, as reasons with bytes."""
+    """A limit that can't be met without touching what is protected: the bytes that are missing, and by reason those in the way."""
 
     limit: str
     missing: int
@@ -86,21 +87,21 @@ class Plan(Struct, frozen=True, kw_only=True):
         return sum(decision.frees for decision in self.decisions)
 
 
-class _Draft:
+class _Draft(Struct, gc=False):
     """One checkpoint while the plan is made."""
 
-    __slots__ = ("action", "limit", "protection", "reasons", "record")
-
-    def __init__(self, record: Record, reasons: list[str], protection: list[str]) -> None:
-        self.record, self.reasons, self.protection = record, reasons, protection
-        self.action: Action = "keep" if reasons or protection else "delete"
-        self.limit = ""
+    record: Record
+    reasons: Sequence[str]
+    protection: Sequence[str]
+    action: Action
+    limit: str = ""
 
     @property
     def size(self) -> int:
         """Bytes that it takes when the plan is done."""
-        whole = self.record.bytes or 0
-        return {"keep": whole, "thin": whole - (self.record.disposable or 0), "delete": 0}[self.action]
+        if self.action == "delete":
+            return 0
+        return (self.record.bytes or 0) - (self.record.disposable or 0 if self.action == "thin" else 0)
 
 
 def plan(records: Iterable[Record], config: RetentionConfig, now: int, marks: Marks | None = None, disks: Sequence[DiskState] = ()) -> Plan:
@@ -113,13 +114,12 @@ def plan(records: Iterable[Record], config: RetentionConfig, now: int, marks: Ma
         marks: By checkpoint id: reasons to keep it whatever the policies say.
         disks: For the disk floor.
     """
-    ordered = sorted(records, key=lambda record: (record.run, *position(record)))
     runs: dict[str, list[Record]] = {}
-    for record in ordered:
+    for record in sorted(records, key=position):
         runs.setdefault(record.run, []).append(record)
-    across = _across(ordered, config, now) if config.keep_across else {}
+    across = _across([record for of_run in runs.values() for record in of_run], config, now) if config.keep_across else {}
     drafts: list[_Draft] = []
-    for of_run in runs.values():
+    for _, of_run in sorted(runs.items()):
         drafts += _run(of_run, config, now, marks or {}, across)
     unmet = _limits(drafts, config)
     empty: dict[str, int] = {}
@@ -144,14 +144,17 @@ def why_not_kept(config: RetentionConfig) -> str:
 
 
 def _run(of_run: list[Record], config: RetentionConfig, now: int, marks: Marks, across: Mapping[str, list[str]]) -> list[_Draft]:
-    reasons: dict[str, list[str]] = {record.id: list(across.get(record.id, ())) for record in of_run}
+    reasons: dict[str, list[str]] = {record.id: list(across[record.id]) for record in of_run if record.id in across}
     whole = [record for record in of_run if not record.faults]
     steps = (Steps(every=config.keep_every),) if config.keep_every else ()
     for policy in (Newest(count=config.keep_newest), *steps, *config.keep_best, *config.keep):
         for identity, reason in kept(policy, whole, now).items():
-            reasons[identity].append(reason)
+            reasons.setdefault(identity, []).append(reason)
     protection = protected(of_run, config, now, marks)
-    drafts = [_Draft(record, reasons[record.id], protection.get(record.id, [])) for record in of_run]
+    drafts = []
+    for record in of_run:
+        why, never = reasons.get(record.id, ()), protection.get(record.id, ())
+        drafts.append(_Draft(record, why, never, "keep" if why or never else "delete"))
     if config.thin == "always":
         for draft in _thinnable(drafts, config):
             draft.action = "thin"
@@ -202,14 +205,14 @@ def _make_room(drafts: Sequence[_Draft], config: RetentionConfig, missing: int, 
     """Take more until nothing is missing; returns what stands in the way when that does not suffice."""
     if missing <= 0:
         return []
-    first: Callable[[_Draft], object] = (lambda draft: -draft.size) if config.order == "largest" else _age
+    first = _largest if config.order == "largest" else _age
     if config.thin == "limits":
-        for draft in sorted(_thinnable(drafts, config), key=first):  # type: ignore[arg-type]
+        for draft in sorted(_thinnable(drafts, config), key=first):
             if missing <= 0:
                 return []
             draft.action, draft.limit = "thin", name
             missing -= draft.record.disposable or 0
-    for draft in sorted((draft for draft in drafts if draft.action != "delete" and not draft.protection), key=first):  # type: ignore[arg-type]
+    for draft in sorted((draft for draft in drafts if draft.action != "delete" and not draft.protection), key=first):
         if missing <= 0:
             return []
         missing -= draft.size
@@ -227,7 +230,7 @@ def _thinnable(drafts: Sequence[_Draft], config: RetentionConfig) -> list[_Draft
     """Kept ones that are old enough in steps, and that nothing but a good metric protects: their weights are what is good."""
     newest: Counter[str] = Counter()
     found = []
-    for draft in sorted(drafts, key=lambda draft: position(draft.record), reverse=True):
+    for draft in reversed(drafts):  # of each run the newest first
         newest[draft.record.run] += 1
         old = newest[draft.record.run] > config.thin_keep_newest
         only_best = all(reason.startswith("best by ") for reason in draft.protection)
@@ -237,17 +240,22 @@ def _thinnable(drafts: Sequence[_Draft], config: RetentionConfig) -> list[_Draft
 
 
 def _decided(draft: _Draft, no_reason: tuple[str, ...]) -> Decision:
+    if draft.action == "delete" and not draft.limit:
+        return Decision(record=draft.record, action="delete", reasons=no_reason)
     reasons: tuple[str, ...] = tuple(dict.fromkeys((*draft.protection, *draft.reasons)))
     if draft.action == "delete":
-        reasons = (f"{draft.limit}, and it is the next to go", *reasons) if draft.limit else no_reason
+        reasons = (f"{draft.limit}, and it is the next to go", *reasons)
     elif draft.action == "thin":
         reasons = (f"its optimizer state goes: {draft.limit}" if draft.limit != "thin" else "its optimizer state goes", *reasons)
     forced = draft.limit if draft.action == "delete" else ""
     return Decision(record=draft.record, action=draft.action, reasons=reasons, protected=bool(draft.protection), limit=forced)
 
 
-def _age(draft: _Draft) -> tuple[int, int, str]:
-    return draft.record.time, draft.record.step, draft.record.id
+def _largest(draft: _Draft) -> int:
+    return -draft.size
+
+
+_age: Callable[[_Draft], Any] = attrgetter("record.time", "record.step", "record.id")
 
 
 def _parent(record: Record) -> str:

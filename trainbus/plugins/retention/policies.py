@@ -30,17 +30,17 @@ class Policy(Struct, tag_field="policy", kw_only=True, frozen=True, forbid_unkno
     """What all policies have in common: a name."""
 
 
-class All(Policy, tag="all"):
+class All(Policy, tag="all", kw_only=True, frozen=True, forbid_unknown_fields=True):
     """Every checkpoint."""
 
 
-class Newest(Policy, tag="newest"):
+class Newest(Policy, tag="newest", kw_only=True, frozen=True, forbid_unknown_fields=True):
     """The ``count`` newest."""
 
     count: Count
 
 
-class Steps(Policy, tag="steps"):
+class Steps(Policy, tag="steps", kw_only=True, frozen=True, forbid_unknown_fields=True):
     """One each ``every`` steps, of these the ``count`` newest (0: all).
 
     ``first`` takes the first at or after each multiple, ``closest`` the nearest to each multiple, ``exact`` multiples alone, and ``spaced``
@@ -52,7 +52,7 @@ class Steps(Policy, tag="steps"):
     count: Annotated[int, Meta(ge=0)] = 0
 
 
-class At(Policy, tag="at"):
+class At(Policy, tag="at", kw_only=True, frozen=True, forbid_unknown_fields=True):
     """Those at the named steps."""
 
     steps: tuple[Annotated[int, Meta(ge=0)], ...]
@@ -67,13 +67,13 @@ class Tier(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
     of: Annotated[int, Meta(ge=0)] = 0
 
 
-class Tiers(Policy, tag="tiers"):
+class Tiers(Policy, tag="tiers", kw_only=True, frozen=True, forbid_unknown_fields=True):
     """Thinner with age: each tier goes on, from new to old, where the one before ended."""
 
     tiers: Annotated[tuple[Tier, ...], Meta(min_length=1)]
 
 
-class Best(Policy, tag="best"):
+class Best(Policy, tag="best", kw_only=True, frozen=True, forbid_unknown_fields=True):
     """As ``keep_best``, where it is to be combined with others."""
 
     metric: Annotated[str, Meta(min_length=1)]
@@ -83,32 +83,32 @@ class Best(Policy, tag="best"):
     wait: Annotated[float, Meta(ge=0)] = 0.0
 
 
-class Period(Policy, tag="period"):
+class Period(Policy, tag="period", kw_only=True, frozen=True, forbid_unknown_fields=True):
     """The newest of each hour, day, week (from Monday) or month, in UTC; of the ``count`` newest periods that have any (0: all)."""
 
     each: Literal["hour", "day", "week", "month"]
     count: Annotated[int, Meta(ge=0)] = 0
 
 
-class Interval(Policy, tag="interval"):
+class Interval(Policy, tag="interval", kw_only=True, frozen=True, forbid_unknown_fields=True):
     """The oldest, then each that is at least so many seconds after the last taken."""
 
     seconds: Seconds
 
 
-class Newer(Policy, tag="newer"):
+class Newer(Policy, tag="newer", kw_only=True, frozen=True, forbid_unknown_fields=True):
     """Those completed less than so many seconds ago."""
 
     seconds: Seconds
 
 
-class AnyOf(Policy, tag="any_of"):
+class AnyOf(Policy, tag="any_of", kw_only=True, frozen=True, forbid_unknown_fields=True):
     """What any of the policies keeps."""
 
     policies: Annotated[tuple[AnyPolicy, ...], Meta(min_length=1)]
 
 
-class AllOf(Policy, tag="all_of"):
+class AllOf(Policy, tag="all_of", kw_only=True, frozen=True, forbid_unknown_fields=True):
     """What every one of the policies keeps."""
 
     policies: Annotated[tuple[AnyPolicy, ...], Meta(min_length=1)]

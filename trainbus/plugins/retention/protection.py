@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 from trainbus.plugins.retention.config import RetentionConfig
@@ -31,12 +32,13 @@ def protected(ordered: Sequence[Record], config: RetentionConfig, now: int, mark
         found.setdefault(record.id, []).append(reason)
 
     whole = [record for record in ordered if not record.faults]
+    young = now - config.min_age * NANOSECONDS if config.min_age else math.inf
     for record in ordered:
         for reason in marks.get(record.id, ()):
             protect(record, reason)
         if record.faults:
             protect(record, f"it is damaged, which is for a person to look at: {record.faults}")
-        if config.min_age and (now - record.time) / NANOSECONDS < config.min_age:
+        if record.time > young:
             protect(record, f"younger than {config.min_age:g} s")
         if len(record.evaluations) < config.min_evaluations:
             protect(record, f"{len(record.evaluations)} of {config.min_evaluations} evaluations have finished")
@@ -46,13 +48,13 @@ def protected(ordered: Sequence[Record], config: RetentionConfig, now: int, mark
         if verified is not None:
             protect(verified, "last verified whole copy")
     for policy in metrics_of(config):
-        for record in ranked(policy, whole)[:1]:
+        for record in ranked(policy, whole, 1):
             protect(record, f"best by {policy.metric} ({record.metrics[policy.metric]:.6g})")
     return found
 
 
 def metrics_of(config: RetentionConfig) -> list[BestConfig | Best]:
-    """All policies by which one checkpoint is the best, of ``keep_best`` and of ``keep``; those inside an ``all_of`` only restrict others."""
+    """All policies by which one checkpoint is the best, of ``keep_best`` and ``keep``; inside an ``all_of`` they only restrict others."""
     found: list[BestConfig | Best] = list(config.keep_best)
     waiting = list(config.keep)
     while waiting:
