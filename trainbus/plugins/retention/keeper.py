@@ -7,6 +7,7 @@ read again: marker, pin, links.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -289,11 +290,12 @@ class Keeper:
     def _take(self, decision: Decision) -> Trashed:
         """In a thread."""
         record, trash = decision.record, self.storage.trash_of(decision.record)
+        deadline = time.monotonic() + LEASE_SECONDS / 2
         with self.context.lease(record.id, mode="exclusive", reason=NAME, ttl=LEASE_SECONDS):
             if self.book.version != self._planned:
                 raise Outdated
             take = trash.thin if decision.action == "thin" else trash.put
-            return take(record, reason=decision.reason, policy=decision.limit, roots=self.config.roots)
+            return take(record, reason=decision.reason, policy=decision.limit, roots=self.config.roots, deadline=deadline)
 
     def _took(self, decision: Decision, thing: Trashed) -> None:
         record = decision.record

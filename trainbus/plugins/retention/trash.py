@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import math
 import os
 import stat
 import time
@@ -72,8 +73,11 @@ class Trash:
                 raise NotACheckpoint(f"{self.folder} is in the way: it is no directory.", path=str(self.folder))
         self.ledger.reserve()
 
-    def put(self, record: Record, *, reason: str, policy: str = "", roots: Sequence[str] = ()) -> Trashed:
-        """Recognise a checkpoint once more and rename it into the trash. Where there is a bus, the caller holds the exclusive lease.
+    def put(self, record: Record, *, reason: str, policy: str = "", roots: Sequence[str] = (), deadline: float = math.inf) -> Trashed:
+        """Recognise a checkpoint once more and rename it into the trash.
+
+        Where there is a bus, the caller holds the exclusive lease, and until the ``deadline`` (monotonic) it holds in any case: a process
+        that was frozen for longer must not go on as if nothing had happened.
 
         Raises:
             NotACheckpoint: The disk holds something else, or it is pinned; nothing was touched.
@@ -86,6 +90,7 @@ class Trash:
             recognise(record, root)
             entry = self._entry("trashing", record, f"{path.name}.{self._wall()}", reason=reason, policy=policy)
             self.ledger.write(entry)
+            _in_time(path, deadline)
             os.rename(path.name, entry.trash, src_dir_fd=root, dst_dir_fd=folder)
             _sync(root, folder)
             if (self.folder / entry.trash / PIN).exists():  # somebody pinned it between the look and the rename
@@ -94,7 +99,7 @@ class Trash:
                 raise NotACheckpoint(f"{path} was pinned meanwhile.", path=str(path))
         return Trashed(entry=entry, place=self.folder / entry.trash)
 
-    def thin(self, record: Record, *, reason: str, policy: str = "", roots: Sequence[str] = ()) -> Trashed:
+    def thin(self, record: Record, *, reason: str, policy: str = "", roots: Sequence[str] = (), deadline: float = math.inf) -> Trashed:
         """Move what only resuming needs into the trash; the weights stay. The checkpoint is whole, as a thinner one, at every moment.
 
         Raises:
@@ -112,6 +117,7 @@ class Trash:
             entry = self._entry("thinning", record, f"{path.name}.thinned.{self._wall()}", reason=reason, policy=policy)
             entry.files, entry.bytes = sorted(files), sum(files.values())
             self.ledger.write(entry)
+            _in_time(path, deadline)
             self._move_out(entry)
             self.ledger.write(self._later(entry, "thinned"))
         return Trashed(entry=entry, place=self.folder / entry.trash)
@@ -264,6 +270,11 @@ class Trash:
 
 def _names(thing: Trashed) -> tuple[str, ...]:
     return thing.entry.id, thing.entry.path, Path(thing.entry.path).name, thing.entry.trash
+
+
+def _in_time(path: Path, deadline: float) -> None:
+    if time.monotonic() >= deadline:
+        raise NotACheckpoint(f"{path} is kept: its lease may have run out.", hint="It is tried again.", path=str(path))
 
 
 def _identity(path: Path) -> object:
