@@ -67,8 +67,8 @@ def opened(directory: Path) -> Iterator[int]:
         os.close(handle)
 
 
-def recognise(record: Record, parent: int, name: str | None = None) -> None:
-    """Look whether ``name`` in the open directory ``parent`` is the record's checkpoint, and not pinned.
+def recognise(record: Record, parent: int) -> None:
+    """Look whether the name of the record's path in the open directory ``parent`` is the record's checkpoint, and not pinned.
 
     A checkpoint of ours names itself in its marker; one of another trainer is known by name, state file and weights.
 
@@ -77,7 +77,7 @@ def recognise(record: Record, parent: int, name: str | None = None) -> None:
     """
     path = Path(record.path)
     try:
-        found = os.open(name or path.name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
+        found = os.open(path.name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
     except OSError as error:
         raise NotACheckpoint(f"{path} is no directory: {error.strerror}.", path=str(path)) from error
     try:

@@ -50,14 +50,18 @@ class Trash:
         root: The directory that holds the checkpoints.
         who: Stands in the ledger.
         wall: Nanoseconds since the epoch.
+        recognise: Looks whether a name in the open root is what a record speaks of; raises NotACheckpoint when not.
     """
 
-    def __init__(self, root: Path, *, who: str = "", wall: Callable[[], int] = time.time_ns) -> None:
+    def __init__(
+        self, root: Path, *, who: str = "", wall: Callable[[], int] = time.time_ns, recognise: Callable[[Record, int], None] = recognise
+    ) -> None:
         self.root = root
         self.folder = root / TRASH
         self.ledger = Ledger(self.folder / "ledger.jsonl")
         self._who = who
         self._wall = wall
+        self._recognise = recognise
 
     def prepare(self) -> None:
         """Make the folder and reserve room for the ledger while the disk has some.
@@ -87,7 +91,7 @@ class Trash:
         check_place(path, roots)
         self.prepare()
         with self.ledger.locked(), opened(self.root) as root, opened(self.folder) as folder:
-            recognise(record, root)
+            self._recognise(record, root)
             entry = self._entry("trashing", record, f"{path.name}.{self._wall()}", reason=reason, policy=policy)
             self.ledger.write(entry)
             _in_time(path, deadline)
@@ -110,7 +114,7 @@ class Trash:
         check_place(path, roots)
         self.prepare()
         with self.ledger.locked(), opened(self.root) as root:
-            recognise(record, root)
+            self._recognise(record, root)
             files = disposable(path)
             if not files:
                 raise NotACheckpoint(f"{path} has no optimizer state to drop.", path=str(path))
