@@ -1,7 +1,10 @@
 """Checkpoints on a real disk, as small as they can be and still whole."""
 
 import json
+import os
+import signal
 import socket
+import sys
 import time
 
 from trainbus.bus.events import Checkpoint
@@ -106,3 +109,46 @@ def actions(out):
     """What the ledger tells."""
     lines = (out / ".trash/ledger.jsonl").read_text().splitlines()
     return [(entry["action"], entry["id"]) for entry in map(json.loads, lines)]
+
+
+WATCHED = frozenset(
+    {
+        "open",
+        "os.mkdir",
+        "os.rename",
+        "os.remove",
+        "os.rmdir",
+        "os.listdir",
+        "os.scandir",
+        "os.fwalk",
+        "ctypes.dlsym",
+        "fcntl.flock",
+        "os.link",
+    }
+)
+"""Audit events of what touches the disk; the kill comes before the operation."""
+
+
+def killed_at(number, work):
+    """Do ``work`` in a child that is killed with SIGKILL before its ``number``-th operation on the disk; True when it was."""
+    child = os.fork()
+    if child == 0:
+        left = number
+
+        def kill(event, _):
+            nonlocal left
+            if event in WATCHED:
+                left -= 1
+                if left == 0:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+        sys.addaudithook(kill)
+        code = 1
+        try:
+            work()
+            code = 0
+        finally:
+            os._exit(code)
+    status = os.waitpid(child, 0)[1]
+    assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0, f"the work itself failed before operation {number}"
+    return os.WIFSIGNALED(status)

@@ -1,58 +1,12 @@
 """kill -9 at every step of every protocol, in real processes: whole checkpoints or trash, never a half one that looks whole."""
 
-import os
-import signal
-import sys
-
 import pytest
 
-from tests.plugins.retention.support import actions, deleted, here, in_trash, make, record, settle, started, wait_until, write
+from tests.plugins.retention.support import actions, deleted, here, in_trash, killed_at, make, record, settle, started, wait_until, write
 from trainbus.bus.events import Eval
 from trainbus.plugins.retention.sweeper import empty
 from trainbus.plugins.retention.trash import Trash
 from trainbus.plugins.retention.verify import verify
-
-WATCHED = frozenset(
-    {
-        "open",
-        "os.mkdir",
-        "os.rename",
-        "os.remove",
-        "os.rmdir",
-        "os.listdir",
-        "os.scandir",
-        "os.fwalk",
-        "ctypes.dlsym",
-        "fcntl.flock",
-        "os.link",
-    }
-)
-"""Audit events of what touches the disk; the kill comes before the operation."""
-
-
-def killed_at(number, work):
-    """Do ``work`` in a child that is killed with SIGKILL before its ``number``-th operation on the disk; True when it was."""
-    child = os.fork()
-    if child == 0:
-        left = number
-
-        def kill(event, _):
-            nonlocal left
-            if event in WATCHED:
-                left -= 1
-                if left == 0:
-                    os.kill(os.getpid(), signal.SIGKILL)
-
-        sys.addaudithook(kill)
-        code = 1
-        try:
-            work()
-            code = 0
-        finally:
-            os._exit(code)
-    status = os.waitpid(child, 0)[1]
-    assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0, f"the work itself failed before operation {number}"
-    return os.WIFSIGNALED(status)
 
 
 def at_every_step(tmp_path, prepare, work, check):

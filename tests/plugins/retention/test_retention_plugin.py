@@ -5,13 +5,15 @@ import os
 
 import pytest
 
-from tests.plugins.retention.support import actions, deleted, here, in_trash, plugin_of, record, settle, wait_until, write
+from tests.plugins.retention.support import actions, deleted, here, in_trash, make, plugin_of, record, settle, wait_until, write
 from tests.plugins.retention.support import started as start
 from trainbus.bus.events import Eval
+from trainbus.plugins.retention import backups
 from trainbus.plugins.retention.pins import Pin, pin, unpin
 from trainbus.plugins.retention.recognition import NotACheckpoint
 from trainbus.plugins.retention.trash import Trash
 from trainbus.plugins.retention.verify import verify
+from trainbus.plugins.retention.versions import promote
 from trainbus.testing.context import MemoryContext
 
 APPLY = {
@@ -373,3 +375,16 @@ def test_a_checkpoint_written_anew_at_the_place_of_a_trashed_one_is_another_one(
     with pytest.raises(NotACheckpoint, match="holds something else"):
         trash.restore(trash.find("r@1"))
     assert here(out) == ["checkpoint-1", "checkpoint-2"]
+
+
+def test_versions_are_backed_up_by_schedule_and_a_failure_is_an_alert_until_it_is_mended(tmp_path, out):
+    """Each version once."""
+    promote(make(out, 7), tmp_path / "models/versions")
+    (tmp_path / "b").write_text("in the way")
+    settings = LONG | {"versions": [str(tmp_path / "models/versions")], "backup_to": str(tmp_path / "b"), "backup_every": 1}
+    harness = started(tmp_path, settings)
+    assert wait_until(lambda: settle(harness) and [alert.state for alert in alerts(harness)] == ["raised"])
+    assert alerts(harness)[0].rule == "backup_failed"
+    (tmp_path / "b").unlink()
+    assert wait_until(lambda: settle(harness) and [alert.state for alert in alerts(harness)] == ["raised", "cleared"])
+    assert [backup.name for backup in backups.listed(str(tmp_path / "b"))] == ["models-v001"]

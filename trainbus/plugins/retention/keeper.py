@@ -19,8 +19,17 @@ from trainbus.plugins.retention.config import RetentionConfig
 from trainbus.plugins.retention.planning import Decision, DiskState, Plan, plan
 from trainbus.plugins.retention.recognition import NotACheckpoint, vanished
 from trainbus.plugins.retention.records import Book, position
-from trainbus.plugins.retention.report import Incidents, blocked_alert, checkpoint_event, damaged_alert, disk_alert, plan_alert
+from trainbus.plugins.retention.report import (
+    Incidents,
+    backup_alert,
+    blocked_alert,
+    checkpoint_event,
+    damaged_alert,
+    disk_alert,
+    plan_alert,
+)
 from trainbus.plugins.retention.returning import bytes_per_second, comes_back
+from trainbus.plugins.retention.schedule import Schedule
 from trainbus.plugins.retention.storage import Storage, look_at, pinned
 from trainbus.plugins.retention.sweeper import Sweeper
 from trainbus.plugins.retention.trash import Trash, Trashed
@@ -88,6 +97,7 @@ class Keeper:
         self._recovered: set[Path] = set()
         self._planned = -1
         self._measured = 0
+        self._schedule = Schedule(config.versions, config.backup_to, config.backup_every, context.logger)
         self._deleted = self._thinned = self._restored = self._leased = self._refused = 0
         for root in context.state.get(ROOTS_KEY, []):
             storage.trash(Path(root))
@@ -117,6 +127,7 @@ class Keeper:
         disks = await asyncio.to_thread(self.storage.disks, contents)
         made = await self._plan(disks)
         self._warn(made, disks)
+        self._back_up()
         by_run: dict[str, list[Decision]] = {}
         for decision in made.decisions:
             by_run.setdefault(decision.record.run, []).append(decision)
@@ -253,6 +264,11 @@ class Keeper:
                 for name, value in (("free", float(disk.free)), ("checkpoints", taken), ("trash", float(disk.trash))):
                     self.context.publish(Metric(name=f"disk/{disk.name}/{name}", value=value, unit="bytes", time=now))
                 self._measured = now
+
+    def _back_up(self) -> None:
+        for ended in self._schedule.tick(time.monotonic()):
+            alert = backup_alert(self.book.host, ended.failed)
+            self._publish(self.incidents.report(alert) if ended.failed else self.incidents.clear(alert))
 
     def _publish(self, alert: Alert | None) -> None:
         if alert is not None:

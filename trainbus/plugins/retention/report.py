@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from typing import Any
 
 from trainbus.bus.events import Alert, AlertState, Checkpoint, CheckpointState, Severity
@@ -114,6 +114,20 @@ def damaged_alert(record: Record, host: str) -> Alert:
         message=f"{record.path} is not whole: {record.faults}",
         evidence={"checkpoint": record.id, "host": host},
         advice="Nothing older was deleted for it. Keep it for a look, or delete it yourself; the disk may be failing.",
+        plugin="retention",
+    )
+
+
+def backup_alert(host: str, failed: Mapping[str, str]) -> Alert:
+    """Versions that could not be backed up."""
+    return Alert(
+        id=f"backup_failed:{host}",
+        rule="backup_failed",
+        category="retention",
+        severity="warning",
+        message="; ".join(f"{path}: {why}" for path, why in failed.items()) or "Every version has its backup.",
+        evidence={"failed": dict(failed)},
+        advice="See backup_to in [plugin.retention]; `trainbus checkpoints backups make` tries it by hand." if failed else "",
         plugin="retention",
     )
 
