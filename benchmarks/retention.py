@@ -17,6 +17,7 @@ from trainbus.plugins.retention.records import Record
 LIMIT_SECONDS = 1.0
 HOUR = 3_600 * 10**9
 SETTINGS = {
+    "defaults": {},
     "three tiers": {"keep": [{"policy": "tiers", "tiers": [{"count": 20}, {"count": 20, "every": 200}, {"every": 1000}]}]},
     "every policy at once": {
         "keep_newest": 100,
@@ -74,12 +75,16 @@ def main():
             began = time.process_time()
             made = plan(records, config, arguments.checkpoints * HOUR // 10, {}, [disk])
             times.append(time.process_time() - began)
-        rows.append({"case": name, "checkpoints": len(records), "seconds": sorted(times)[2], "kept": sum(each.keep for each in made.decisions)})
+        rows.append(
+            {"case": name, "checkpoints": len(records), "seconds": sorted(times)[2], "kept": sum(each.keep for each in made.decisions)}
+        )
     if arguments.json:
         print(json.dumps(rows))
         return
     for row in rows:
-        print(f"{row['case']:<22} {row['seconds']:.3f} s for {row['checkpoints']:,} = {row['seconds'] / LIMIT_SECONDS:.2f} x the limit; {row['kept']:,} kept")
+        print(
+            f"{row['case']:<22} {row['seconds']:.3f} s for {row['checkpoints']:,} = {row['seconds'] / LIMIT_SECONDS:.2f} x the limit; {row['kept']:,} kept"
+        )
 
 
 if __name__ == "__main__":
