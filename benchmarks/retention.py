@@ -82,9 +82,8 @@ def main():
         print(json.dumps(rows))
         return
     for row in rows:
-        print(
-            f"{row['case']:<22} {row['seconds']:.3f} s for {row['checkpoints']:,} = {row['seconds'] / LIMIT_SECONDS:.2f} x the limit; {row['kept']:,} kept"
-        )
+        ratio = row["seconds"] / LIMIT_SECONDS
+        print(f"{row['case']:<22} {row['seconds']:.3f} s for {row['checkpoints']:,} = {ratio:.2f} x the limit; {row['kept']:,} kept")
 
 
 if __name__ == "__main__":

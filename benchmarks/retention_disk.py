@@ -126,10 +126,12 @@ def main():
     if arguments.json:
         print(json.dumps(row))
         return
+    low, high = row["spread"]
+    print(f"deleting {arguments.gigabytes} GB changes the mean step time by {row['mean_change']:+.2%} ({low:+.1%} to {high:+.1%})")
     print(
-        f"deleting {arguments.gigabytes} GB: mean step time {row['mean_change']:+.2%} (from {row['spread'][0]:+.1%} to {row['spread'][1]:+.1%}), "
-        f"median step {row['median_step_change']:+.2%}, over {row['pairs']} pairs of {BLOCK_STEPS} steps of {row['step_ms']} ms; limit {LIMIT:+.0%}"
+        f"and the median step by {row['median_step_change']:+.2%}, over {row['pairs']} pairs of {BLOCK_STEPS} steps of {row['step_ms']} ms"
     )
+    print(f"limit {LIMIT:+.0%}")
 
 
 if __name__ == "__main__":

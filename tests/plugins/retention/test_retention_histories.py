@@ -8,7 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from tests.plugins.retention.support import complete, make, plugin_of, record, settle, started
+from tests.plugins.retention.support import complete, make, record, settle, started
 from trainbus.bus.events import Checkpoint, Eval, RunStarted
 from trainbus.plugins.retention.pins import Pin, pin, unpin
 from trainbus.plugins.retention.trash import Trash
@@ -49,13 +49,14 @@ class Histories(RuleBasedStateMachine):
     def in_place(self):
         return {int(path.name.split("-")[1]) for path in self.out.glob("checkpoint-*")}
 
-    @rule(optimizer=st.sampled_from([0, 200]), accuracy=st.none() | st.floats(0, 1))
-    def save(self, optimizer, accuracy):
-        self.step += 1
-        metrics = {} if accuracy is None else {"accuracy": accuracy}
-        if accuracy is not None:
-            self.accuracy[self.step] = accuracy
-        self.harness.feed(complete(make(self.out, self.step, optimizer=optimizer), self.step, metrics=metrics))
+    @rule(optimizer=st.sampled_from([0, 200]), accuracies=st.lists(st.none() | st.floats(0, 1), min_size=1, max_size=4))
+    def save(self, optimizer, accuracies):
+        for accuracy in accuracies:
+            self.step += 1
+            metrics = {} if accuracy is None else {"accuracy": accuracy}
+            if accuracy is not None:
+                self.accuracy[self.step] = accuracy
+            self.harness.feed(complete(make(self.out, self.step, optimizer=optimizer), self.step, metrics=metrics))
 
     @precondition(lambda self: self.step)
     @rule(data=st.data(), accuracy=st.floats(0, 1))
@@ -74,6 +75,8 @@ class Histories(RuleBasedStateMachine):
         else:
             self.harness.context.leases[f"r@{step}"] = ["shared"]
             self.leased.add(step)
+        self.save(0, [None] * 3)
+        self.look()
 
     @precondition(lambda self: self.pinned or self.leased)
     @rule(data=st.data())
@@ -89,12 +92,13 @@ class Histories(RuleBasedStateMachine):
     def resume(self, data):
         self.resumed = data.draw(st.sampled_from(sorted(self.in_place())))
         self.harness.feed(RunStarted(run="r", resumed_from=f"r@{self.resumed}"))
+        self.save(0, [None] * 3)
+        self.look()
 
     @rule()
     def crash(self):
-        """The process is gone; its durable state and the disk stay."""
-        plugin_of(self.harness).sweeper.close()
-        plugin_of(self.harness).verifier.close()
+        """The process is gone; its durable state and the disk stay. (The stop hook saves nothing: it only ends threads.)"""
+        self.harness.stop()
         self.harness = started(self.place, self.config, self.harness.context)
 
     @precondition(lambda self: self.in_place())
@@ -144,4 +148,4 @@ class Histories(RuleBasedStateMachine):
 
 
 TestHistories = Histories.TestCase
-TestHistories.settings = settings(max_examples=30, stateful_step_count=25, deadline=None)
+TestHistories.settings = settings(max_examples=30, stateful_step_count=20, deadline=None)
