@@ -34,6 +34,8 @@ def ranked(policy: p.Best | p.BestConfig, ordered: Sequence[Record], count: int)
     """The ``count`` best of the measured ones. Of equally good ones the newer is better: it has learnt more."""
     sign, metric = (1 if policy.direction == "min" else -1), policy.metric
     measured = [record for record in reversed(ordered) if metric in record.metrics]
+    if not measured:
+        return []
     return nsmallest(count, measured, key=lambda record: sign * record.metrics[metric])  # stable: the newer stays in front
 
 

@@ -15,7 +15,7 @@ from msgspec import Struct, field
 
 from trainbus.plugins.retention.config import RetentionConfig
 from trainbus.plugins.retention.keeping import kept
-from trainbus.plugins.retention.policies import Newest, Steps
+from trainbus.plugins.retention.policies import Best, BestConfig, Newest, Steps
 from trainbus.plugins.retention.protection import Marks, protected
 from trainbus.plugins.retention.records import Record, position
 
@@ -145,12 +145,16 @@ def why_not_kept(config: RetentionConfig) -> str:
 
 def _run(of_run: list[Record], config: RetentionConfig, now: int, marks: Marks, across: Mapping[str, list[str]]) -> list[_Draft]:
     reasons: dict[str, list[str]] = {record.id: list(across[record.id]) for record in of_run if record.id in across}
+    leaders: dict[tuple[str, str], tuple[str, str]] = {}
     whole = [record for record in of_run if not record.faults]
     steps = (Steps(every=config.keep_every),) if config.keep_every else ()
     for policy in (Newest(count=config.keep_newest), *steps, *config.keep_best, *config.keep):
-        for identity, reason in kept(policy, whole, now).items():
+        found = kept(policy, whole, now)
+        for identity, reason in found.items():
             reasons.setdefault(identity, []).append(reason)
-    protection = protected(of_run, config, now, marks)
+        if isinstance(policy, Best | BestConfig) and (first := next(iter(found.items()), None)) and first[1].startswith("best by "):
+            leaders[policy.metric, policy.direction] = first  # ranking once is enough
+    protection = protected(of_run, config, now, marks, leaders)
     drafts = []
     for record in of_run:
         why, never = reasons.get(record.id, ()), protection.get(record.id, ())

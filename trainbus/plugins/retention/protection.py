@@ -17,7 +17,11 @@ Protected = dict[str, list[str]]
 """Checkpoint id → why it is never deleted."""
 
 
-def protected(ordered: Sequence[Record], config: RetentionConfig, now: int, marks: Marks) -> Protected:
+Leaders = Mapping[tuple[str, str], tuple[str, str]]
+"""Metric and direction → id of the best checkpoint, and why it is that."""
+
+
+def protected(ordered: Sequence[Record], config: RetentionConfig, now: int, marks: Marks, leaders: Leaders | None = None) -> Protected:
     """The checkpoints of one run that nothing may delete.
 
     Args:
@@ -25,11 +29,14 @@ def protected(ordered: Sequence[Record], config: RetentionConfig, now: int, mark
         config: The settings.
         now: Nanoseconds since the epoch.
         marks: See `Marks`.
+        leaders: Those that are known already; the others are looked for.
     """
     found: Protected = {}
 
     def protect(record: Record, reason: str) -> None:
         found.setdefault(record.id, []).append(reason)
+
+    known = leaders or {}
 
     whole = [record for record in ordered if not record.faults]
     young = now - config.min_age * NANOSECONDS if config.min_age else math.inf
@@ -48,6 +55,9 @@ def protected(ordered: Sequence[Record], config: RetentionConfig, now: int, mark
         if verified is not None:
             protect(verified, "last verified whole copy")
     for policy in metrics_of(config):
+        if leader := known.get((policy.metric, policy.direction)):
+            found.setdefault(leader[0], []).append(leader[1])
+            continue
         for record in ranked(policy, whole, 1):
             protect(record, f"best by {policy.metric} ({record.metrics[policy.metric]:.6g})")
     return found
