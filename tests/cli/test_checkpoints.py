@@ -106,6 +106,7 @@ def test_prune_moves_into_the_trash_with_a_digest_in_the_ledger_and_restore_brin
     assert [thing["restorable"] for thing in trash] == [True]
     assert cli("restore", bare / "checkpoint-1000")[0] == 0
     assert here(bare)[2] == "checkpoint-1000"
+    assert steps(cli("plan", bare, *NOW, "--set", "keep_newest=1", "--json")[1]["delete"]) == []
     assert cli("restore", "1000", "--in", bare)[0] == 4
     assert cli("list", bare, "--trash", "--json")[1] == []
 
@@ -114,6 +115,7 @@ def test_prune_can_delete_for_good_at_once(cli, bare):
     """When the disk is full now."""
     assert cli("prune", bare, *NOW, "--set", "keep_newest=1", "--yes", "--empty")[0] == 0
     assert in_trash(bare) == []
+    assert cli("restore", bare / "checkpoint-1000")[0] == 4
     assert [entry["action"] for entry in cli("ledger", bare, "--json")[1]] == ["trashing", "emptying", "emptied"]
 
 

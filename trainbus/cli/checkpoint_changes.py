@@ -50,11 +50,12 @@ def unpin_(checkpoint: str, target: str | None) -> None:
 @click.argument("checkpoint", required=False)
 @in_option
 @click.option("--all", "everything", is_flag=True, help="All that lies in the trash of TARGET.")
+@click.option("--pin/--no-pin", "pinned", default=True, show_default=True, help="Pin what comes back, or the same policies take it again.")
 @json_option
-def restore(checkpoint: str | None, target: str | None, everything: bool, as_json: bool) -> None:
+def restore(checkpoint: str | None, target: str | None, everything: bool, pinned: bool, as_json: bool) -> None:
     """Take CHECKPOINT (a path, or an id or name with --in TARGET) out of the trash, back into its place.
 
-    It is verified first. Optimizer states that were dropped come back the same way.
+    It is verified first, and pinned. Optimizer states that were dropped come back the same way.
     """
     if (checkpoint is None) == (not everything):
         raise UsageError("Name a checkpoint, or say --all.", hint="`trainbus checkpoints list TARGET --trash` shows what there is.")
@@ -66,13 +67,17 @@ def restore(checkpoint: str | None, target: str | None, everything: bool, as_jso
             if faults:
                 problem = f"{thing.place} is not whole and stays in the trash: {'; '.join(faults[:3])}."
                 raise ModelError(problem, hint="`trainbus checkpoints verify` shows which others are.", file=str(thing.place))
+            if pinned:  # before it is back: nothing can take it in between
+                place = Path(thing.entry.path) if thing.thinned else thing.place
+                pin(place, Pin(who=person(), why="restored", time=time.time_ns()))
             back.append(str(trash.restore(thing)))
             if not thing.thinned:
                 found.tell(thing.entry.record(), "complete", f"restored from the trash by {person()}")
     if as_json:
         print_json({"restored": back})
     else:
-        stdout().print("\n".join(f"{one} is back." for one in back) or "The trash is empty.")
+        how = "back, and pinned" if pinned else "back"
+        stdout().print("\n".join(f"{one} is {how}." for one in back) or "The trash is empty.")
 
 
 @click.command(name="verify")

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from tests.plugins.retention.support import actions, deleted, here, in_trash, make, plugin_of, record, settle, wait_until, write
+from tests.plugins.retention.support import actions, complete, deleted, here, in_trash, make, plugin_of, record, settle, wait_until, write
 from tests.plugins.retention.support import started as start
 from trainbus.bus.events import Eval
 from trainbus.plugins.retention import backups
@@ -388,3 +388,17 @@ def test_versions_are_backed_up_by_schedule_and_a_failure_is_an_alert_until_it_i
     (tmp_path / "b").unlink()
     assert wait_until(lambda: settle(harness) and [alert.state for alert in alerts(harness)] == ["raised", "cleared"])
     assert [backup.name for backup in backups.listed(str(tmp_path / "b"))] == ["models-v001"]
+
+
+def test_what_is_of_no_kind_that_can_be_recognised_is_neither_deleted_nor_called_damaged(tmp_path, out, caplog):
+    """A loop of somebody's own saves as it likes."""
+    harness = started(tmp_path)
+    for step in (1, 2):
+        path = out / f"checkpoint-{step}"
+        path.mkdir(parents=True)
+        (path / "state.pkl").write_bytes(b"x")
+        harness.feed(complete(path, step))
+    settle(harness)
+    assert here(out) == ["checkpoint-1", "checkpoint-2"]
+    assert alerts(harness) == []
+    assert "of no kind that can be recognised" in caplog.text

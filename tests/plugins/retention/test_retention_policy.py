@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from trainbus.bus.events import Checkpoint, Eval, RunStarted
 from trainbus.plugins.retention.config import RetentionConfig
 from trainbus.plugins.retention.planning import plan
+from trainbus.plugins.retention.plugin import RetentionPlugin
 from trainbus.plugins.retention.policies import BestConfig
 from trainbus.plugins.retention.records import Book, Record
 
@@ -206,3 +207,23 @@ def test_a_wrong_key_or_value_is_refused_by_name(table, key):
 def test_nothing_is_deleted_unless_it_is_asked_for():
     """Dry run is the default."""
     assert RetentionConfig().dry_run is True
+
+
+def test_an_evaluation_counts_once_however_often_its_event_comes_and_also_when_it_came_first():
+    """By its offset."""
+    early = Eval(run="r", checkpoint="r@1", metrics={"accuracy": 0.5}, offset=3)
+    later = Eval(run="r", checkpoint="r@1", metrics={"accuracy": 0.6}, offset=8)
+    made = book(early, early, complete(1), later, later, complete(1))
+    assert made.records["r@1"].evaluations == [3, 8]
+    assert made.records["r@1"].metrics == {"accuracy": 0.6}
+
+
+def test_the_panels_draw_from_events_that_the_plugin_publishes():
+    """Checkpoints with their states and reasons, and the disk."""
+    panels = RetentionPlugin().web_panels()
+    assert [(panel.id, panel.kind, panel.events) for panel in panels] == [
+        ("checkpoints", "table", "checkpoint"),
+        ("disk", "chart", "metric"),
+    ]
+    fields = set(Checkpoint.__struct_fields__)
+    assert set(panels[0].fields) <= fields

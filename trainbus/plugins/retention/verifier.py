@@ -65,7 +65,10 @@ class Verifier:
             identity, path = task
             try:
                 found = verify(path, progress=lambda _: not self._stop.is_set())
-                self._done.put(Verified(id=identity, faults=found.faults))
+                if found.kind or found.sealed:
+                    self._done.put(Verified(id=identity, faults=found.faults))
+                else:
+                    self._done.put(Verified(id=identity, error="it is of no kind that can be recognised"))
             except Stopped:
                 return
             except ModuleNotFoundError as error:
