@@ -5,12 +5,14 @@
 #   make test                fast checks and all tests that aren't slow
 #   make test-all            also fault runs, 2,000 simulation seeds, real training
 #   make check               everything that CI demands: format, lint, types, layers, docs, tests
-#   make bench               numbers against peers and limits
+#   make bench               numbers against peers and limits; ARGS=--quick, or the names of some
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.made
+PEERS := .venv-bench
+PEERS_STAMP := $(PEERS)/.made
 TORCH := $(shell grep '^torch==' constraints.txt)
 PYTEST_ARGS ?=
 ARGS ?=
@@ -54,7 +56,15 @@ test-all: static docs
 check: static docs
 	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
 
-bench: venv
+# Peers are optional, each for itself: what can't be installed is reported as absent. torch is there for tensorboard's writer.
+$(PEERS_STAMP): benchmarks/requirements-peers.txt pyproject.toml
+	@test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet --constraint constraints.txt --editable .
+	-$(PEERS)/bin/python -m pip install --quiet '$(TORCH)'
+	-grep -v '^#' benchmarks/requirements-peers.txt | xargs -n 1 $(PEERS)/bin/python -m pip install --quiet
+	@touch $@
+
+bench: venv $(PEERS_STAMP)
 	$(BIN)/python -m benchmarks $(ARGS)
 
 format: venv
@@ -62,5 +72,5 @@ format: venv
 	$(BIN)/ruff format --quiet .
 
 clean:
-	rm -rf $(VENV) docs/_build build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(PEERS) docs/_build build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

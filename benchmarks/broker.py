@@ -1,21 +1,14 @@
 """The broker alone: durable throughput with one subscriber, history reads, and the limits of its parts in the same run.
 
-    python benchmarks/broker.py [--events N] [--synchronous FULL]
-
-A raw client (pre-encoded step events of about 250 bytes, batches of 1,000, a window of 16) talks to a real broker process. The
-limits: SQLite's executemany alone with the journal's tables, and pyzmq alone with the same frames.
+A raw client (step events encoded before, batches of 1,000, a window of 16) talks to a real broker process. The limits: SQLite's
+executemany alone with the journal's tables, and pyzmq alone with the same frames.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import multiprocessing
 import os
 import sqlite3
-import subprocess
-import sys
-import tempfile
 import threading
 import time
 from pathlib import Path
@@ -23,6 +16,8 @@ from pathlib import Path
 import msgspec
 import zmq
 
+from benchmarks.common import broker_process, spread, temporary_home
+from benchmarks.frame import Bar, Result, Table
 from trainbus.bus import events, home, wire
 from trainbus.bus.broker import schema
 
@@ -168,40 +163,44 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--events", type=int, default=500_000)
-    parser.add_argument("--synchronous", default="FULL", choices=("FULL", "NORMAL", "OFF"))
-    chosen = parser.parse_args()
-    count = chosen.events
-    with tempfile.TemporaryDirectory() as folder:
-        settings = json.dumps({"synchronous": chosen.synchronous})
-        command = [sys.executable, "-m", "trainbus.bus.broker", "--root", folder, "--config", settings]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as broker:
-            connection = msgspec.json.decode(broker.stdout.readline(), type=home.Connection)
-            waits = latency(connection.router)
-            cpu = cpu_seconds(broker.pid)
-            acknowledged, seen = durable(connection.router, connection.xpub, count)
-            cpu = cpu_seconds(broker.pid) - cpu
-            everything, all_seconds = replay(connection.router, count)
-            chosen_runs, run_seconds = replay(connection.router, count, kinds=["step"], runs=["bench"])
-            rare, rare_seconds = replay(connection.router, count, kinds=["step"], runs=["latency"])
-            broker.terminate()
-        sqlite_seconds = bare_sqlite(Path(folder), min(count, 300_000)) * count / min(count, 300_000)
-    zmq_seconds = bare_pyzmq(min(count, 300_000)) * count / min(count, 300_000)
-    body = len(step_body("bench-publisher", count))
-    print(f"{count:,} step events of {body} bytes, synchronous={chosen.synchronous}, batches of {BATCH:,}, window of {WINDOW} batches")
-    print(f"  durable, acknowledged     {count / acknowledged:>12,.0f} events/s   bar 100,000: {count / acknowledged / 100_000:.2f} x")
-    print(f"  durable, at subscriber    {count / seen:>12,.0f} events/s   bar 100,000: {count / seen / 100_000:.2f} x")
-    print(f"  broker CPU                {cpu / count * 1e6:>12.2f} us/event")
-    print(f"  limit: bare SQLite        {count / sqlite_seconds:>12,.0f} events/s   broker reaches {sqlite_seconds / acknowledged:.0%}")
-    print(f"  limit: bare pyzmq         {count / zmq_seconds:>12,.0f} events/s   broker reaches {zmq_seconds / acknowledged:.0%}")
-    for name, number, seconds in (("all", everything, all_seconds), ("one run", chosen_runs, run_seconds)):
-        print(f"  history, {name:<16} {number / seconds:>12,.0f} events/s   bar 200,000: {number / seconds / 200_000:.2f} x")
-    print(f"  history, {rare} rare events among {everything:,}: {rare_seconds * 1e3:.1f} ms")
-    median, worst = waits[len(waits) // 2] * 1e3, waits[int(len(waits) * 0.99)] * 1e3
-    print(f"  latency to acknowledgement, one event: p50 {median:.2f} ms, p99 {worst:.2f} ms")
+def bench(quick: bool) -> Result:
+    rounds, count, limit_count = (1, 50_000, 50_000) if quick else (3, 500_000, 300_000)
+    found: dict[str, list[float]] = {}
 
+    def note(name: str, value: float) -> None:
+        found.setdefault(name, []).append(value)
 
-if __name__ == "__main__":
-    main()
+    for _ in range(rounds):
+        with temporary_home() as folder:
+            with broker_process(folder) as process:
+                connection = home.read_connection(folder)
+                waits = latency(connection.router)
+                cpu = cpu_seconds(process.pid)
+                acknowledged, seen = durable(connection.router, connection.xpub, count)
+                note("broker's processor time, µs an event", (cpu_seconds(process.pid) - cpu) / count * 1e6)
+                note("acknowledged, events/s", count / acknowledged)
+                note("at a subscriber, events/s", count / seen)
+                for name, filters in (("all", {}), ("one run", {"kinds": ["step"], "runs": ["bench"]})):
+                    number, seconds = replay(connection.router, count, **filters)
+                    note(f"history pages, {name}, events/s", number / seconds)
+                _, seconds = replay(connection.router, count, kinds=["step"], runs=["latency"])
+                note("history, 300 rare events among the others, ms", seconds * 1e3)
+                note("one event to its acknowledgement, p50, ms", waits[len(waits) // 2] * 1e3)
+                note("one event to its acknowledgement, p99, ms", waits[int(len(waits) * 0.99)] * 1e3)
+            note("limit: bare SQLite with the same tables, events/s", limit_count / bare_sqlite(folder, limit_count))
+        note("limit: bare pyzmq with the same frames, events/s", limit_count / bare_pyzmq(limit_count))
+    best = {name: max(values) if "events/s" in name else min(values) for name, values in found.items()}
+    limit = best["limit: bare SQLite with the same tables, events/s"]
+    rows: list[list[str | float | int]] = [
+        [name, value, f"{value / limit:.2f}" if "events/s" in name else "", spread(found[name], 0 if value > 1_000 else 2)]
+        for name, value in best.items()
+    ]
+    return Result(
+        "The broker alone",
+        f"A raw client sends {count:,} step events of {len(step_body('bench-publisher', count))} bytes encoded before, in batches of"
+        f" {BATCH:,}, {WINDOW} of them unacknowledged at most, to a real broker process with synchronous=FULL; {rounds} rounds, the best"
+        " of each counts.",
+        [Table("broker", ["", "best", "of bare SQLite", "over the rounds"], rows)],
+        [Bar("acknowledged and at a subscriber", best["at a subscriber, events/s"], 100_000, "events/s", at_most=False)],
+        data={"rounds": found},
+    )

@@ -1,204 +1,255 @@
-"""What one `run.step(step, **ten_metrics)` costs the training thread.
+"""What one ``run.step(step, **ten_metrics)`` costs the training thread, beside trackio and tensorboard.
 
-    python benchmarks/publish.py [--calls 200000] [--paced 500] [--json FILE]
-
-Each case runs in a process of its own: broker dead, disk full (reserving blocks fails), a broker that takes everything, one that takes
-and never answers. Limits measured in the same run: a bare copy of the same bytes into mapped memory, and `queue.SimpleQueue.put` of the
-same event. Bars: p50 <= 5 us and p99 <= 25 us in a tight loop, whatever the broker and the disk do.
+Each contender runs in a process of its own, all of them in turn, several rounds long. Two paces: a tight loop, and 100 calls a second,
+where between two calls every line of code and data leaves the processor's caches, as it does between two steps of a model.
 """
 
 from __future__ import annotations
 
-import argparse
+import contextlib
 import errno
-import json
+import io
 import logging
 import mmap
-import multiprocessing
 import os
-import queue
+import shutil
+import signal
+import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
-import zmq
+from benchmarks.common import METRICS, broker_process, figures, in_a_process, spread, temporary_home
+from benchmarks.frame import Bar, Result, Table, absent_or_version
 
-from trainbus.bus import events, wire
-from trainbus.bus.home import Connection, write_connection
-
-METRICS = {f"metric_{number}": 0.1 * number for number in range(10)}
-PACE_SECONDS = 0.01
-WARM_UP = 2_000
-P50_BAR_US, P99_BAR_US = 5.0, 25.0
-
-Call = Callable[[int], Any]
+Call = Callable[[int], object]
+WARM_UP = 500
+TIGHT_SECONDS = 4.0
+"""A slow contender's tight loop ends after this time, with fewer calls."""
+RATE = 100
+P50_BAR_US, P99_BAR_US, SHARE_BAR = 5.0, 25.0, 0.5
 
 
-def percentiles(nanoseconds: list[int]) -> dict[str, float]:
-    ordered = sorted(nanoseconds)
-    at = {"p50": 0.5, "p95": 0.95, "p99": 0.99, "p99.9": 0.999}
-    return {name: ordered[int(share * (len(ordered) - 1))] / 1_000 for name, share in at.items()} | {"max": ordered[-1] / 1_000}
+@contextlib.contextmanager
+def empty_call() -> Iterator[Call]:
+    def call(number: int) -> None:
+        take(number, **METRICS)
+
+    def take(step: int, **metrics: float) -> None:
+        pass
+
+    yield call
 
 
-def tight(call: Call, calls: int) -> dict[str, float]:
-    clock, taken = time.perf_counter_ns, []
-    for number in range(WARM_UP):
-        call(number)
-    for number in range(calls):
-        before = clock()
-        call(number)
-        taken.append(clock() - before)
-    return percentiles(taken)
-
-
-def paced(call: Call, calls: int) -> dict[str, float]:
-    clock, taken = time.perf_counter_ns, []
-    for number in range(calls):
-        time.sleep(PACE_SECONDS)
-        before = clock()
-        call(number)
-        taken.append(clock() - before)
-    return percentiles(taken)
-
-
-def broker(root: str, answers: bool) -> None:
-    """A ROUTER that acknowledges at once, or (a frozen broker) takes and says nothing after the Welcome."""
-    router = zmq.Context().socket(zmq.ROUTER)
-    port = router.bind_to_random_port("tcp://127.0.0.1")
-    write_connection(Connection(router=f"tcp://127.0.0.1:{port}", xpub="", journal="bench", pid=os.getpid()), Path(root))
-    while True:
-        peer, frame = router.recv_multipart()
-        message = wire.decode_message(frame)
-        answer: wire.Message | None = None
-        if isinstance(message, wire.Hello):
-            answer = wire.Welcome(journal="bench", source=message.source, expected=0)
-        elif isinstance(message, wire.Events) and answers:
-            answer = wire.Ack(source=message.source, expected=message.first + len(message.bodies))
-        elif isinstance(message, wire.Skipped) and answers:
-            answer = wire.Ack(source=message.source, expected=message.last + 1)
-        if answer is not None:
-            router.send_multipart([peer, wire.encode(answer)])
-
-
-def full_disk(fd: int, offset: int, length: int) -> None:
-    raise OSError(errno.ENOSPC, "No space left on device")
-
-
-def measure_run(case: str, calls: int, paced_calls: int) -> dict[str, Any]:
-    import trainbus
-    from trainbus.bus import publisher
-
-    with tempfile.TemporaryDirectory() as root:
-        server = None
-        if case in ("broker", "frozen broker"):
-            server = multiprocessing.get_context("spawn").Process(target=broker, args=(root, case == "broker"), daemon=True)
-            server.start()
-            while not Path(root, "bus.json").exists():
-                time.sleep(0.01)
-        if case == "disk full":
-            publisher.Publisher.__init__.__kwdefaults__["allocate"] = full_disk
-        run = trainbus.init("bench", root=Path(root))
-        time.sleep(0.5)
-
-        def call(number: int) -> None:
-            run.step(number, **METRICS)
-
-        result = {"tight": tight(call, calls), "paced": paced(call, paced_calls)}
-        run.flush(30)
-        stats = run.stats()
-        result["stats"] = {
-            "published": stats.published,
-            "acknowledged": stats.acknowledged,
-            "dropped": stats.dropped,
-            "errors": stats.errors,
-        }
-        run.close(1)
-        if server is not None:
-            server.kill()
-        return result
-
-
-def measure_limit(case: str, calls: int, paced_calls: int) -> dict[str, Any]:
-    event = events.Step(run="bench", source="0" * 16, seq=1, time=time.time_ns(), step=1, metrics=METRICS)
-    if case == "mmap copy":
-        body, size = events.encode(event), 64 * 1024 * 1024
-        memory = mmap.mmap(-1, size)
-        length = len(body)
+@contextlib.contextmanager
+def memory_copy() -> Iterator[Call]:
+    """The least that keeping 300 bytes safe from kill -9 can cost."""
+    size, body = 8 * 1024 * 1024, bytes(300)
+    with tempfile.TemporaryFile() as file:
+        os.posix_fallocate(file.fileno(), 0, size)
+        memory = mmap.mmap(file.fileno(), size)
         memory[:] = bytes(size)
 
         def call(number: int) -> None:
-            start = number * length % (size - length)
-            memory[start : start + length] = body
+            start = number * 300 % (size - 300)
+            memory[start : start + 300] = body
 
-        return {"tight": tight(call, calls), "paced": paced(call, paced_calls)}
-    waiting: queue.SimpleQueue[events.Step] = queue.SimpleQueue()
-
-    def drain() -> None:
-        while waiting.get() is not None:
-            pass
-
-    threading.Thread(target=drain, daemon=True).start()
-
-    def put(number: int) -> None:
-        waiting.put(event)
-
-    return {"tight": tight(put, calls), "paced": paced(put, paced_calls)}
+        yield call
 
 
-CASES: dict[str, Callable[[str, int, int], dict[str, Any]]] = {
-    "mmap copy": measure_limit,
-    "SimpleQueue.put": measure_limit,
-    "no broker": measure_run,
-    "disk full": measure_run,
-    "broker": measure_run,
-    "frozen broker": measure_run,
-}
+@contextlib.contextmanager
+def trainbus_run(home: Path, before: Callable[[], None] = lambda: None) -> Iterator[Call]:
+    import trainbus
 
-
-def in_a_process(case: str, calls: int, paced_calls: int, results: Any) -> None:
     logging.disable(logging.WARNING)
-    results.put(CASES[case](case, calls, paced_calls))
+    run = trainbus.init("bench", root=home)
+    run.flush(5)
+    before()
+
+    def call(number: int) -> None:
+        run.step(number, **METRICS)
+
+    yield call
+    stats = run.stats()
+    assert stats.errors == 0, stats
+    run.close(timeout=0.5)
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--calls", type=int, default=200_000, help="calls in a tight loop")
-    parser.add_argument("--paced", type=int, default=500, help="calls at 100 a second")
-    parser.add_argument("--json", type=Path, help="write the results here")
-    options = parser.parse_args()
-    context = multiprocessing.get_context("spawn")
-    found: dict[str, dict[str, Any]] = {}
-    print(f"microseconds a call, ten metrics, {options.calls} calls in a tight loop, {options.paced} at 100 a second")
-    columns = ("p50", "p95", "p99", "p99.9", "max")
-    for mode in ("tight", "paced"):
-        print(f"\n{mode:<16}" + "".join(f"{name:>10}" for name in columns) + "   p50 against mmap copy / SimpleQueue.put")
+@contextlib.contextmanager
+def no_broker() -> Iterator[Call]:
+    with temporary_home() as home, trainbus_run(home) as call:
+        yield call
+
+
+@contextlib.contextmanager
+def with_broker() -> Iterator[Call]:
+    with temporary_home() as home, broker_process(home), trainbus_run(home) as call:
+        yield call
+
+
+@contextlib.contextmanager
+def broker_killed() -> Iterator[Call]:
+    with temporary_home() as home, broker_process(home) as process, trainbus_run(home, process.kill) as call:
+        yield call
+
+
+@contextlib.contextmanager
+def broker_frozen() -> Iterator[Call]:
+    with temporary_home() as home, broker_process(home) as process, trainbus_run(home, lambda: process.send_signal(signal.SIGSTOP)) as call:
+        yield call
+
+
+READ = """
+import sys, trainbus
+from pathlib import Path
+with trainbus.Subscriber(root=Path(sys.argv[1])) as events:
+    print("up", flush=True)
+    for event in events:
+        pass
+"""
+
+
+@contextlib.contextmanager
+def plugin_frozen() -> Iterator[Call]:
+    """A reader of everything, stopped by SIGSTOP."""
+    with temporary_home() as home, broker_process(home):
+        reader = subprocess.Popen([sys.executable, "-c", READ, str(home)], stdout=subprocess.PIPE)
+        try:
+            assert reader.stdout is not None
+            reader.stdout.readline()
+            reader.send_signal(signal.SIGSTOP)
+            with trainbus_run(home) as call:
+                yield call
+        finally:
+            reader.kill()
+            reader.wait()
+
+
+@contextlib.contextmanager
+def disk_full() -> Iterator[Call]:
+    from trainbus.bus import publisher
+
+    def refuse(fd: int, offset: int, length: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    defaults = publisher.Publisher.__init__.__kwdefaults__
+    assert defaults is not None
+    defaults["allocate"] = refuse
+    with temporary_home() as home, trainbus_run(home) as call:
+        yield call
+
+
+@contextlib.contextmanager
+def trackio() -> Iterator[Call]:
+    folder = tempfile.mkdtemp(prefix="trackio-bench-")
+    os.environ |= {"TRACKIO_DIR": folder, "HF_HUB_OFFLINE": "1"}
+    import trackio as peer
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        peer.init(project="bench", embed=False, auto_log_gpu=False, auto_log_cpu=False)
+
+    def call(number: int) -> None:
+        peer.log(METRICS, step=number)
+
+    yield call
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def tensorboard() -> Iterator[Call]:
+    from torch.utils.tensorboard import SummaryWriter
+
+    folder = tempfile.mkdtemp(prefix="tensorboard-bench-")
+    writer = SummaryWriter(folder)
+
+    def call(number: int) -> None:
+        for name, value in METRICS.items():
+            writer.add_scalar(name, value, number)
+
+    yield call
+    writer.close()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+LIMITS = {"empty call (limit)": empty_call, "memory copy (limit)": memory_copy}
+OURS = {
+    "trainbus": with_broker,
+    "trainbus, no broker": no_broker,
+    "trainbus, broker killed": broker_killed,
+    "trainbus, broker frozen": broker_frozen,
+    "trainbus, reader frozen": plugin_frozen,
+    "trainbus, disk full": disk_full,
+}
+PEERS = {"trackio": trackio, "tensorboard": tensorboard}
+CASES = LIMITS | OURS | PEERS
+
+
+def timed(call: Call, calls: int, pause: float, seconds: float) -> dict[str, float]:
+    """Microseconds a call."""
+    clock, taken = time.perf_counter_ns, []
+    end = time.monotonic() + seconds
+    for number in range(calls):
+        if pause:
+            time.sleep(pause)
+        elif number % 256 == 0 and time.monotonic() > end:
+            break
+        before = clock()
+        call(number)
+        taken.append((clock() - before) / 1_000)
+    return figures(taken)
+
+
+def measure(case: str, calls: int, paced_calls: int) -> dict[str, dict[str, float]] | None:
+    """One contender, one round; None when it is not installed."""
+    try:
+        with CASES[case]() as call:
+            timed(call, WARM_UP, 0, 1.0)
+            tight = timed(call, calls, 0, TIGHT_SECONDS)
+            return {"paced": timed(call, paced_calls, 1 / RATE, 0), "tight": tight}
+    except ImportError:
+        return None
+
+
+def bench(quick: bool) -> Result:
+    rounds, calls, paced_calls = (1, 20_000, 150) if quick else (4, 50_000, 250)
+    found: dict[str, list[dict[str, dict[str, float]]]] = {}
+    for _ in range(rounds):
         for case in CASES:
-            if case not in found:
-                results = context.Queue()
-                process = context.Process(target=in_a_process, args=(case, options.calls, options.paced, results))
-                process.start()
-                found[case] = results.get(timeout=300)
-                process.join()
-            row = found[case][mode]
-            ratios = ""
-            if CASES[case] is measure_run:
-                ratios = " / ".join(f"{row['p50'] / found[limit][mode]['p50']:.1f}x" for limit in ("mmap copy", "SimpleQueue.put"))
-            print(f"{case:<16}" + "".join(f"{row[name]:>10.2f}" for name in columns) + f"   {ratios}")
-    print()
-    ok = True
-    for case in (case for case in CASES if CASES[case] is measure_run):
-        row = found[case]["tight"]
-        held = row["p50"] <= P50_BAR_US and row["p99"] <= P99_BAR_US
-        ok &= held
-        print(f"{case:<16} bar p50 <= {P50_BAR_US:g}, p99 <= {P99_BAR_US:g}: {'held' if held else 'MISSED'}   {found[case]['stats']}")
-    if options.json:
-        options.json.write_text(json.dumps(found, indent=1))
-    return 0 if ok else 1
+            if (measured := in_a_process(measure, case, calls, paced_calls)) is not None:
+                found.setdefault(case, []).append(measured)
 
+    def best(case: str, pace: str, figure: str) -> float:
+        return min(one[pace][figure] for one in found[case])
 
-if __name__ == "__main__":
-    sys.exit(main())
+    tables = []
+    for pace, title in (("tight", "tight loop"), ("paced", f"{RATE} calls a second")):
+        peers = [best(case, pace, "p50") for case in PEERS if case in found]
+        rows: list[list[str | float | int]] = [
+            [
+                case,
+                *(best(case, pace, figure) for figure in ("p50", "p95", "p99")),
+                spread([one[pace]["p50"] for one in found[case]]),
+                f"{best(case, pace, 'p50') / min(peers):.2f}" if peers else "-",
+            ]
+            for case in CASES
+            if case in found
+        ]
+        columns = ["", "p50", "p95", "p99", "p50 over the rounds", "p50 / cheapest peer's"]
+        tables.append(Table(f"µs a call with ten metrics, {title}, best of {rounds} rounds", columns, rows))
+    bars = []
+    for case in OURS:
+        bars.append(Bar(f"{case}, tight loop, p50", best(case, "tight", "p50"), P50_BAR_US, "µs"))
+        bars.append(Bar(f"{case}, tight loop, p99", best(case, "tight", "p99"), P99_BAR_US, "µs"))
+    if peers := [best(case, "paced", "p50") for case in PEERS if case in found]:
+        share = best("trainbus", "paced", "p50") / min(peers)
+        bars.append(Bar(f"trainbus, {RATE} calls a second, p50 as a share of the cheapest peer's", share, SHARE_BAR, ""))
+    return Result(
+        "Publishing",
+        "Time of one call with ten metrics in the thread that trains. Each contender runs in its own process, in turn, round after round.",
+        tables,
+        bars,
+        {"trackio": absent_or_version("trackio"), "tensorboard": absent_or_version("tensorboard")},
+        {"rounds": found},
+    )

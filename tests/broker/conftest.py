@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from broker_bench import Bench
-from broker_process import BrokerProcess
+
+from tests.broker.broker_bench import Bench
+from tests.broker.broker_process import BrokerProcess
 
 
 @pytest.fixture(autouse=True)

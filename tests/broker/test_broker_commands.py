@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import msgspec
 import pytest
-from broker_bench import body, step
 
+from tests.broker.broker_bench import body, step
 from trainbus.bus import events, wire
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from broker_bench import step
 
+from tests.broker.broker_bench import step
 from trainbus.bus import wire
 
 

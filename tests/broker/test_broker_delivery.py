@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 
 import pytest
-from broker_bench import SECOND, body, step
 
+from tests.broker.broker_bench import SECOND, body, step
 from trainbus.bus import events, wire
 
 

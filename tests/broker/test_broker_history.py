@@ -6,8 +6,8 @@ import itertools
 import random
 
 import pytest
-from broker_bench import body, step
 
+from tests.broker.broker_bench import body, step
 from trainbus.bus import events, wire
 from trainbus.bus.broker import replay
 from trainbus.bus.broker.replay import HistoryReader, read_events

@@ -7,8 +7,8 @@ import shutil
 import sqlite3
 
 import pytest
-from broker_process import fill, small_disk
 
+from tests.broker.broker_process import fill, small_disk
 from trainbus.bus.broker import schema
 from trainbus.bus.broker.batch import Batch
 from trainbus.bus.broker.journal import Journal

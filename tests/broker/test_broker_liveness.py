@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from broker_bench import body, step
 
+from tests.broker.broker_bench import body, step
 from trainbus.bus import events, wire
 
 

@@ -6,15 +6,19 @@ import os
 import signal
 import sqlite3
 import threading
+from contextlib import contextmanager
 
 import msgspec
 import pytest
 import zmq
-from broker_bench import body, step
-from broker_process import BrokerProcess, RawClient, fill, small_disk, wait_for
 
+from tests.broker.broker_bench import body, step
+from tests.broker.broker_process import BrokerProcess, RawClient, fill, small_disk, wait_for
 from trainbus.bus import events, home, wire
+from trainbus.bus.broker import loop, retention
+from trainbus.bus.broker.journal import Journal
 from trainbus.bus.broker.loop import run_broker
+from trainbus.bus.broker.worker import Worker
 from trainbus.bus.config import BusConfig
 from trainbus.errors import UnreachableError
 
@@ -263,19 +267,29 @@ def test_another_protocol_version_is_named_on_both_sides(start):
 # --- in a thread ----------------------------------------------------------------------------------------
 
 
-def test_a_broker_runs_in_a_thread_until_it_is_told_to_stop(root):
-    """For tests and for programs that bring their own bus."""
+@contextmanager
+def threaded(root, settings: BusConfig, **options):
+    """A broker in a thread, and a client of it."""
     ready: list[home.Connection] = []
     stop = threading.Event()
-    thread = threading.Thread(target=run_broker, args=(BusConfig(), root), kwargs={"ready": ready.append, "stop": stop})
+    thread = threading.Thread(target=run_broker, args=(settings, root), kwargs={"ready": ready.append, "stop": stop, **options})
     thread.start()
-    wait_for(lambda: ready)
-    client = RawClient(ready[0].router)
-    assert client.status().pid == os.getpid()
-    client.close()
-    stop.set()
-    thread.join(20)
-    assert not thread.is_alive()
+    try:
+        wait_for(lambda: ready or not thread.is_alive())
+        client = RawClient(ready[0].router)
+        yield client
+        client.close()
+    finally:
+        stop.set()
+        thread.join(20)
+        assert not thread.is_alive()
+
+
+def test_a_broker_runs_in_a_thread_until_it_is_told_to_stop(root):
+    """For tests and for programs that bring their own bus."""
+    with threaded(root, BusConfig()) as client:
+        assert client.status().pid == os.getpid()
+    assert not home.connection_file(root).exists()
 
 
 def test_the_connection_file_of_a_later_broker_is_left_alone(root, start):
@@ -284,3 +298,67 @@ def test_the_connection_file_of_a_later_broker_is_left_alone(root, start):
     home.write_connection(other, root)
     broker.stop()
     assert home.read_connection(root) == other
+
+
+def test_the_loop_carries_retention_out(root, monkeypatch):
+    """The plan is made in the reader's thread, the deletion by the committer's."""
+    monkeypatch.setattr(retention, "INTERVAL", 0.05)
+    with threaded(root, BusConfig(journal_max_age=3600.0)) as client:
+        client.hello("s")
+        client.publish("s", steps("s", 0, 10))  # stamped with the first seconds of 1970
+        wait_for(lambda: client.status().events == 0, what="the deletion of ten old events")
+        assert client.status().head == 9
+
+
+def test_more_pages_than_can_wait_are_refused_for_now(root, monkeypatch):
+    monkeypatch.setattr(loop, "MAX_PAGES_WAITING", 0)
+    with threaded(root, BusConfig()) as client:
+        failure = client.call(wire.History())
+        assert (failure.code, bool(failure.hint)) == ("busy", True)
+
+
+def test_an_error_that_nobody_expected_ends_the_process_instead_of_hanging_it():
+    """A worker's exception is raised again in the loop."""
+    woken = threading.Event()
+    worker = Worker("test", woken.set)
+    worker.submit(lambda: {}["missing"])
+    assert woken.wait(20)
+    with pytest.raises(KeyError):
+        worker.finish()
+    assert worker.close(20)
+
+
+@pytest.fixture
+def committing(monkeypatch):
+    """Names of the threads in which batches with events were committed."""
+    names: list[str] = []
+    append = Journal.append
+
+    def recorded(self, batch):
+        if batch.rows:
+            names.append(threading.current_thread().name)
+        return append(self, batch)
+
+    monkeypatch.setattr(Journal, "append", recorded)
+    return names
+
+
+def test_small_batches_are_committed_without_a_change_of_threads_and_large_ones_beside_receiving(root, committing):
+    """Latency for few events, group commit for many."""
+    with threaded(root, BusConfig()) as client:
+        client.hello("s")
+        client.publish("s", steps("s", 0, 1))
+        client.publish("s", steps("s", 1, loop.SMALL_BATCH + 1), first=1)
+    small, large = committing
+    assert (small == "trainbus-committer", large == "trainbus-committer") == (False, True)
+
+
+def test_after_a_slow_commit_the_disk_holds_up_no_answers(root, committing, monkeypatch):
+    """What may take long is handed to the committer, so that status and history are served meanwhile."""
+    monkeypatch.setattr(loop, "SLOW_COMMIT_SECONDS", -1.0)
+    monkeypatch.setattr(loop, "HAND_OVER_SECONDS", 3600.0)
+    with threaded(root, BusConfig()) as client:
+        client.hello("s")
+        for seq in range(3):
+            client.publish("s", steps("s", seq, 1), first=seq)
+    assert [name == "trainbus-committer" for name in committing] == [False, True, True]

@@ -178,6 +178,13 @@ def test_a_refusal_is_kept_for_people_and_retried_rarely() -> None:
     assert (link.problem, link.state) == ("", State.READY)
 
 
+def test_a_broker_that_does_not_know_the_source_is_greeted_at_once() -> None:
+    """A broker that was restarted with another journal has never heard of a source that goes on talking."""
+    link = welcomed(Store(5))
+    link.receive(wire.Failure(code="hello", problem="say hello"), 1.0)
+    assert isinstance(link.poll(1.0), wire.Hello)
+
+
 def test_a_welcome_in_another_protocol_is_refused() -> None:
     link = linked(Store(5))
     link.connected(0.0)

@@ -211,3 +211,49 @@ def test_torch_tensors_work_without_the_bus_importing_torch() -> None:
     )
     assert metrics == {"a": 1.5, "b": 2.0, "c": 1.0, "d": 0.5}
     assert refused == []
+
+
+class CpuTensor:
+    """What a tensor on the CPU shows."""
+
+    is_cpu = True
+
+    def __init__(self, value):
+        self.value = value
+
+    def item(self):
+        return self.value
+
+
+def test_a_step_of_floats_ints_and_cpu_tensors_is_settled_at_once():
+    """The short way; the caller's dict stays as it is."""
+    given = {"loss": CpuTensor(0.5), "epoch": 2, "rate": 0.1}
+    event = Step(step=1, metrics=given)
+    assert values.settle_step(event)
+    assert event.metrics == {"loss": 0.5, "epoch": 2.0, "rate": 0.1}
+    assert all(type(value) is float for value in event.metrics.values())
+    assert type(given["epoch"]) is int
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        Step(step=1, metrics={"a": True}),
+        Step(step=1, metrics={"a": "1"}),
+        Step(step=1, metrics={"a": None}),
+        Step(step=1, metrics={"a": CpuTensor([1.0, 2.0])}),
+        Step(step=1, metrics={"a": 10**400}),
+        Step(step=1, metrics={1: 1.0}),
+        Step(step="1", metrics={}),
+        Step(step=1, metrics={}, epoch="1"),
+        Step(step=1, metrics={}, tokens=1.0),
+        Step(step=1, run=3),
+        Metric(name="m", value=1.0),
+    ],
+    ids=repr,
+)
+def test_everything_else_goes_the_long_way_untouched(event):
+    """Nothing is decided about it here."""
+    before = dict(getattr(event, "metrics", {}))
+    assert not values.settle_step(event)
+    assert getattr(event, "metrics", {}) == before

@@ -15,9 +15,11 @@ import msgspec
 import zmq
 
 from trainbus.bus import wire
+from trainbus.bus.credentials import at_address, chosen, secure
+from trainbus.bus.handshake import AGAIN_SECONDS, FAILURES, failed
 from trainbus.bus.home import Connection, connection_file, read_connection
 from trainbus.bus.link import Link, State
-from trainbus.errors import UnreachableError
+from trainbus.errors import TrainbusError
 
 FOLLOW_SECONDS = 0.5
 """How often the connection file is looked at: one stat, 2 microseconds."""
@@ -25,6 +27,8 @@ HIGH_WATER_MARK = 1_000
 BYE_LINGER_MS = 200
 """How long closing waits for the last message to leave."""
 RECONNECT_MS, RECONNECT_MAX_MS = 100, 2_000
+PATIENCE_SECONDS = 3.0
+"""How long handshakes may fail before that counts as a problem: while keys are renewed, some do."""
 PING_MS, PING_TIMEOUT_MS = 5_000, 15_000
 """ZMTP heartbeats: they only find connections that broke without a word. Liveness is judged from acknowledgements."""
 
@@ -42,6 +46,8 @@ class Channel:
         self.link = link
         self.undecodable = 0
         self._fixed = router
+        self._again_at: float | None = None
+        self._failing_since: float | None = None
         self._file = connection_file(root)
         self._root = root
         self._address: str | None = None
@@ -104,31 +110,50 @@ class Channel:
     def _follow(self, now: float) -> None:
         if now < self._look_at:
             return
-        if self._fixed is not None:
-            self._look_at = float("inf")
-            self._connect(self._fixed)
-            return
         self._look_at = now + FOLLOW_SECONDS
+        again = self._again_at is not None and now >= self._again_at
         try:
-            stat = self._file.stat()
-        except OSError:
-            return  # a broker that is being restarted; the old socket goes on trying
-        seen = (stat.st_ino, stat.st_mtime_ns)
-        if seen == self._seen:
+            connection = self._look(again=again)
+        except TrainbusError as error:  # a token that is none
+            self.link.problem = error.problem
             return
-        try:
-            connection: Connection = read_connection(self._root)
-        except UnreachableError:
+        if connection is None:
             return
-        self._seen = seen
         if self._socket is not None:
             self._disconnect(linger=0)
             self.link.disconnected(now)
-        self._connect(connection.router)
+        self._again_at = None
+        try:
+            self._connect(connection)
+        except TrainbusError as error:  # no key, or none that can be read; it may come
+            self.link.problem = error.problem
+            self._again_at = now + AGAIN_SECONDS
 
-    def _connect(self, address: str) -> None:
+    def _look(self, *, again: bool) -> Connection | None:
+        """Where to connect to anew; None while the connection that we have is the right one."""
+        if self._fixed is not None:
+            return at_address(self._root, self._fixed) if self._socket is None or again else None
+        if (credentials := chosen(self._root)) is not None:
+            return credentials.connection() if self._socket is None or again else None
+        try:
+            stat = self._file.stat()
+        except OSError:
+            return None  # a broker that is being restarted; the old socket goes on trying
+        seen = (stat.st_ino, stat.st_mtime_ns)
+        if seen == self._seen and not again:
+            return None
+        try:
+            connection = read_connection(self._root)
+        except TrainbusError:
+            return None
+        self._seen = seen
+        return connection
+
+    def _connect(self, connection: Connection) -> None:
+        address = connection.router
         socket = self._context.socket(zmq.DEALER)
         try:
+            secure(socket, connection, self._root)
             socket.set(zmq.LINGER, 0)
             socket.set(zmq.IMMEDIATE, 1)
             socket.set(zmq.SNDHWM, HIGH_WATER_MARK)
@@ -138,13 +163,16 @@ class Channel:
             socket.set(zmq.RECONNECT_IVL_MAX, RECONNECT_MAX_MS)
             socket.set(zmq.HEARTBEAT_IVL, PING_MS)
             socket.set(zmq.HEARTBEAT_TIMEOUT, PING_TIMEOUT_MS)
-            self._monitor = socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED)
+            self._monitor = socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED | FAILURES)
             self._monitor.set(zmq.LINGER, 0)
             self._socket, self._address = socket, address
             socket.connect(address)
         except zmq.ZMQError as error:
             self._disconnect(linger=0)
             self.link.problem = f"{address} is no address to connect to: {error}"
+        except TrainbusError:
+            socket.close(linger=0)
+            raise
 
     def _disconnect(self, *, linger: int) -> None:
         socket, self._socket, self._address = self._socket, None, None
@@ -158,8 +186,15 @@ class Channel:
         """Tell the link of connections made and broken, in order."""
         monitor = self._monitor
         while monitor is not None and _events(monitor) & zmq.POLLIN:
-            event, _ = _monitor_event.unpack(monitor.recv_multipart(zmq.NOBLOCK)[0])
-            if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+            event, value = _monitor_event.unpack(monitor.recv_multipart(zmq.NOBLOCK)[0])
+            if (failure := failed(event, value)) is not None:
+                self._failing_since = self._failing_since or now
+                if failure.refused or now - self._failing_since > PATIENCE_SECONDS:
+                    self.link.problem = f"{self._address}: {failure.reason}"
+                if failure.over:
+                    self._again_at = now + AGAIN_SECONDS
+            elif event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+                self._failing_since = None
                 self.link.connected(now)
             elif event == zmq.EVENT_DISCONNECTED:
                 self.link.disconnected(now)

@@ -18,7 +18,9 @@ Bytes: TypeAlias = Annotated[int, Meta(ge=1)]
 class BusConfig(Struct, kw_only=True, forbid_unknown_fields=True):
     """``[bus]``. Durations are seconds, sizes bytes. A port of 0 lets the system choose."""
 
-    bind: Annotated[str, Meta(description="Address on which the broker listens.")] = "127.0.0.1"
+    bind: Annotated[
+        str, Meta(description="Address on which the broker listens. Any but a loopback address needs keys (`trainbus keys`).")
+    ] = "127.0.0.1"
     router_port: Annotated[Port, Meta(description="Port for events in, history, cursors, leases and commands; 0: the system chooses.")] = 0
     xpub_port: Annotated[Port, Meta(description="Port of the fan-out; 0: the system chooses.")] = 0
     synchronous: Annotated[
@@ -41,11 +43,12 @@ class BusConfig(Struct, kw_only=True, forbid_unknown_fields=True):
         Count, Meta(description="Messages queued for one slow subscriber; beyond it, it reads the journal.")
     ] = 10_000
     journal_max_age: (
-        Annotated[float, Meta(gt=0, description="Older events are deleted, but none that a consumer still has to read.")] | None
+        Annotated[
+            float, Meta(gt=0, description="Older events are deleted. A consumer that still had to read them gets a gap event that says so.")
+        ]
+        | None
     ) = None
-    journal_max_bytes: (
-        Annotated[Bytes, Meta(description="Beyond this size the oldest events are deleted, with the same exception.")] | None
-    ) = None
+    journal_max_bytes: Annotated[Bytes, Meta(description="Beyond this size the oldest events are deleted, in the same way.")] | None = None
     max_deliver: Annotated[Count, Meta(description="Times that a plugin may die on an event before it goes to its dead letters.")] = 3
     stuck_after: Annotated[Seconds, Meta(description="Time without progress after which a plugin counts as stuck and is restarted.")] = (
         300.0

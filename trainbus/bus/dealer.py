@@ -13,9 +13,10 @@ from trainbus.bus.clock import Clock
 from trainbus.bus.endpoint import Endpoint
 from trainbus.bus.exchange import Exchange, Ticket
 from trainbus.bus.finder import Finder
+from trainbus.bus.handshake import AGAIN_SECONDS
 from trainbus.bus.home import Connection
 from trainbus.bus.waiting import Waiting
-from trainbus.errors import ConfigError, UnreachableError
+from trainbus.errors import ConfigError, RefusedError, UnreachableError
 
 T = TypeVar("T")
 
@@ -55,18 +56,27 @@ class Dealer:
         self.closed = False
         self._endpoint = Endpoint(zmq.DEALER)
         self._look_at = 0.0
+        self._opened_at = 0.0
 
     def ask(self, request: wire.AnyRequest, result: type[T]) -> Ticket[T]:
         """Queue a request; `work` sends it as soon as there is a connection."""
         return self.exchange.ask(request, result)
 
     def work(self) -> bool:
-        """Do what can be done now: follow the broker, send, receive until nothing is left. True when something moved."""
+        """Do what can be done now: follow the broker, send, receive until nothing is left. True when something moved.
+
+        Raises:
+            RefusedError: The broker doesn't let this key in.
+        """
         if self.closed:
             return False
         self._follow()
         if self._endpoint.watch():
             self._broke()
+        failed = self._endpoint.failed
+        if failed is not None and failed.refused and self.where is not None:
+            hint = "`trainbus keys list` on its machine shows the keys; `trainbus keys invite NAME` there makes a new token."
+            raise RefusedError(f"The broker at {self.where.router} does not let us in: {failed.reason}.", hint=hint, code="key")
         # Receiving comes first because it makes libzmq notice new connections, which sending does only now and then, and it comes last
         # because sending may swallow the sign that something can be received.
         moved = self._receive()
@@ -80,7 +90,7 @@ class Dealer:
 
         Raises:
             UnreachableError: No answer in time; at once when nothing was ever heard from a broker that is certainly not there.
-            RefusedError: The broker refused.
+            RefusedError: The broker refused the request, or (code ``key``) to let us in.
             ProtocolError: The broker speaks another version.
         """
         begin = self.clock.now()
@@ -94,7 +104,8 @@ class Dealer:
                     raise UnreachableError("The client was closed while it waited for an answer.", hint="Close it after its last request.")
                 waited = self.clock.now() - begin
                 if timeout is not None and (waited >= timeout or (not self._endpoint.connections and self.finder.hopeless())):
-                    raise self.finder.unreachable(waited, f"asked: {type(ticket.request).__name__}")
+                    reason = self._endpoint.failed.reason if self._endpoint.failed is not None else ""
+                    raise self.finder.unreachable(waited, f"asked: {type(ticket.request).__name__}", reason)
                 yield LOOK_SECONDS if timeout is None else min(LOOK_SECONDS, timeout - waited)
         finally:
             self.exchange.forget(ticket)
@@ -139,14 +150,17 @@ class Dealer:
         self._look_at = now + LOOK_SECONDS
         where = self.finder.look()
         # A file that is gone says nothing new: the old connection stays until another place is named.
-        if where is None or where == self.where:
+        failed = self._endpoint.failed
+        again = failed is not None and failed.over and now - self._opened_at >= AGAIN_SECONDS
+        if where is None or (where == self.where and not again):
             return
-        if self.where is not None:
+        if self.where is not None and not again:
             self.moves += 1
             self._broke()
         self.where = where
+        self._opened_at = now
         try:
-            self._endpoint.open(where.router)
+            self._endpoint.open(where.router, self.finder.secure)
         except zmq.ZMQError as error:
             hint = "An address looks like tcp://127.0.0.1:5555; `trainbus status` prints the broker's."
             raise ConfigError(

@@ -14,7 +14,8 @@ import msgspec
 
 from trainbus.bus import wire
 from trainbus.bus.channel import Channel
-from trainbus.bus.home import home, read_connection
+from trainbus.bus.credentials import find_broker
+from trainbus.bus.home import home
 from trainbus.bus.link import Link
 from trainbus.bus.outbox import Outbox
 from trainbus.bus.spool import Spool, read_meta, remove_stale_drafts, segment_files, spool_root, try_lock, unlock
@@ -89,7 +90,8 @@ def drain_orphans(
     found = orphans(root)
     if not found:
         return []
-    router = router or read_connection(root).router
+    if router is None:
+        find_broker(root)  # no broker is told at once; its file is then followed
     reports = []
     for path in found:
         if stop.is_set():
@@ -101,7 +103,7 @@ def drain_orphans(
 
 
 def _drain_one(
-    path: Path, root: Path, router: str, progress: Callable[[DrainReport], None], stop: threading.Event, patience: float
+    path: Path, root: Path, router: str | None, progress: Callable[[DrainReport], None], stop: threading.Event, patience: float
 ) -> DrainReport | None:
     lock = try_lock(path)
     if lock is None:  # somebody else was faster
@@ -144,7 +146,9 @@ def _drain_one(
         done = outbox.close()
     if done:
         return report(done=True)
-    return report(problem="stopped" if stop.is_set() else link.problem or f"{router} acknowledged nothing for {patience:g} s")
+    return report(
+        problem="stopped" if stop.is_set() else link.problem or f"{router or 'the broker'} acknowledged nothing for {patience:g} s"
+    )
 
 
 def _directories(root: Path) -> list[Path]:

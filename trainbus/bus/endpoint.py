@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import count
 from struct import Struct
+from typing import Any
 
 import zmq
+
+from trainbus.bus.handshake import FAILURES, Failed, failed
 
 HEARTBEAT_MS = 5_000
 """A silent connection is probed this often (ZMTP ping), so that one cut without a word is noticed ..."""
@@ -20,7 +23,7 @@ _EVENT = Struct("=Hi")
 """A monitor's first frame: event and value (zmq_socket_monitor(3)). pyzmq's own parser would import asyncio."""
 
 _monitor_numbers = count()
-_EVENTS = zmq.Event.HANDSHAKE_SUCCEEDED | zmq.Event.DISCONNECTED
+_EVENTS = zmq.Event.HANDSHAKE_SUCCEEDED | zmq.Event.DISCONNECTED | FAILURES
 
 
 class Endpoint:
@@ -40,9 +43,15 @@ class Endpoint:
         self._monitor: zmq.Socket[bytes] | None = None
         self.connected = False
         self.connections = 0
+        self.failed: Failed | None = None
+        """Why there is no connection, when the last handshake failed. Once that is ``over``, only `open` begins anew."""
 
-    def open(self, address: str) -> None:
+    def open(self, address: str, secure: Callable[[Any], None] = lambda _: None) -> None:
         """Connect to ``address``, instead of where it was connected before. Returns at once.
+
+        Args:
+            address: Where.
+            secure: Gives the socket its keys before it connects; what it raises is passed on.
 
         Raises:
             zmq.ZMQError: The address is none.
@@ -50,6 +59,11 @@ class Endpoint:
         self.close()
         socket: zmq.Socket[bytes] = zmq.Context.instance().socket(self._kind)
         socket.linger = 0
+        try:
+            secure(socket)
+        except BaseException:
+            socket.close(linger=0)
+            raise
         socket.rcvhwm = self._high_water_mark
         # Only established connections take messages: a request must not lie in wait for a broker that comes up after its caller has gone.
         socket.immediate = True
@@ -58,7 +72,14 @@ class Endpoint:
         socket.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MS)
         socket.setsockopt(zmq.RECONNECT_IVL_MAX, RECONNECT_MAX_MS)
         # pyzmq would name the monitor after the descriptor, which a socket closed a moment ago may still hold.
-        monitor = socket.get_monitor_socket(_EVENTS, f"inproc://trainbus-monitor-{next(_monitor_numbers)}")
+        # Without a high-water mark: a broker that lets us not in gives events each second, libzmq blocks its I/O thread, which all sockets
+        # of the process share, when a monitor is full, and a client that nobody calls reads none.
+        watched = f"inproc://trainbus-monitor-{next(_monitor_numbers)}"
+        socket.monitor(watched, _EVENTS)
+        monitor: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PAIR)
+        monitor.linger = 0
+        monitor.rcvhwm = 0
+        monitor.connect(watched)
         self._socket, self._monitor = socket, monitor
         for prefix in self._subscriptions:
             socket.subscribe(prefix)
@@ -73,6 +94,7 @@ class Endpoint:
             self._monitor.close(linger=0)
         self._socket = self._monitor = None
         self.connected = False
+        self.failed = None
 
     def watch(self) -> bool:
         """Read the monitor. True when an established connection broke since the last call.
@@ -85,8 +107,12 @@ class Endpoint:
                 parts = self._monitor.recv_multipart(zmq.DONTWAIT)
             except zmq.Again:
                 break
-            if _EVENT.unpack(parts[0])[0] == zmq.Event.HANDSHAKE_SUCCEEDED:
+            event, value = _EVENT.unpack(parts[0])
+            if (failure := failed(event, value)) is not None:
+                self.failed = failure
+            elif event == zmq.Event.HANDSHAKE_SUCCEEDED:
                 self.connected = True
+                self.failed = None
                 self.connections += 1
             elif self.connected:
                 self.connected, broke = False, True

@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import socket
 from pathlib import Path
+from typing import Any
 
+from trainbus.bus.credentials import at_address, chosen, find_broker, secure
 from trainbus.bus.home import Connection, connection_file, read_connection
 from trainbus.errors import ConfigError, UnreachableError
 
 
 class Finder:
-    """Follows a broker to the addresses on which it listens now.
+    """Follows a broker to the addresses on which it listens now. A token in the environment stands in for the connection file.
 
     Args:
         root: State directory whose connection file is followed; None is TRAINBUS_HOME or the platform's state folder.
@@ -23,11 +25,25 @@ class Finder:
         if xpub and not router:
             hint = "Give both addresses, or none to follow the connection file."
             raise ConfigError(f"xpub={xpub!r} was given without router.", hint=hint, key="router", found=None)
-        self.fixed = router is not None
+        credentials = chosen(root) if router is None else None
+        self.fixed = router is not None or credentials is not None
         self._path = connection_file(root)
         self._root = root
         self._stamp: tuple[int, int, int] | None = None
-        self.known: Connection | None = Connection(router=router, xpub=xpub or "", journal="", pid=0) if router else None
+        self.known: Connection | None = None
+        if router is not None:
+            self.known = at_address(root, router, xpub or "")
+        elif credentials is not None:
+            self.known = credentials.connection()
+
+    def secure(self, socket: Any) -> None:
+        """Give a socket the keys for the broker that `look` names, before it connects.
+
+        Raises:
+            RefusedError: The broker asks for a key, and there is none here.
+        """
+        if self.known is not None:
+            secure(socket, self.known, self._root)
 
     def look(self) -> Connection | None:
         """Where the broker was last said to be; None when nothing says so. Costs one stat() while nothing changes."""
@@ -56,15 +72,18 @@ class Finder:
             return True
         return not (may_live(connection, connection.pid) or may_live(connection, connection.supervisor))
 
-    def unreachable(self, waited: float, doing: str) -> UnreachableError:
-        """The error for a broker that did not answer in time, with what is known of why."""
+    def unreachable(self, waited: float, doing: str, reason: str = "") -> UnreachableError:
+        """The error for a broker that did not answer in time, with what is known of why; ``reason``: of its last handshake."""
         connection = self.look()
         if connection is None:
             try:
-                connection = read_connection(self._root)
+                connection = find_broker(self._root)
             except UnreachableError as error:
                 return error
         facts = {"router": connection.router, "waited": round(waited, 3), "pid": connection.pid or None, "file": str(self._path)}
+        if reason:
+            hint = "`trainbus keys list` on the broker's machine shows its keys; `trainbus keys invite NAME` there makes a new token."
+            return UnreachableError(f"The broker at {connection.router} lets nobody in here ({doing}): {reason}.", hint=hint, **facts)
         if self.fixed:
             hint = "Is the address right, and does the broker run? `trainbus status` on its machine shows both."
             return UnreachableError(f"No broker answered at {connection.router} within {waited:.1f} s ({doing}).", hint=hint, **facts)

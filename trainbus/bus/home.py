@@ -5,6 +5,7 @@ HOME/journal.db          the journal (SQLite), with journal.db.lock
 HOME/spool/SOURCE/       one publisher's spool
 HOME/plugins/NAME/       a plugin's own directory
 HOME/logs/NAME.log       kept output of broker, supervisor and plugins
+HOME/keys/               keys of the broker and its clients (0700, files 0600), and tokens of other machines' buses
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from trainbus.errors import UnreachableError
 
 
 class Connection(msgspec.Struct, kw_only=True):
-    """What a local command needs to find the broker."""
+    """What a local command needs to find the broker. ``server_key`` is its public key; empty: it asks for no keys."""
 
     router: str
     xpub: str
@@ -30,6 +31,7 @@ class Connection(msgspec.Struct, kw_only=True):
     supervisor: int | None = None
     started: int = 0
     version: str = ""
+    server_key: str = ""
 
 
 def home() -> Path:

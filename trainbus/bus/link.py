@@ -137,6 +137,11 @@ class Link:
         """The farewell is sent."""
         return self._said_bye
 
+    @property
+    def crowded(self) -> bool:
+        """No more events may be sent before an acknowledgement comes."""
+        return not self._window_is_open()
+
     def leave(self) -> None:
         """Say Bye as soon as everything is acknowledged."""
         self._leaving = True
@@ -168,7 +173,8 @@ class Link:
         elif isinstance(message, wire.Failure):
             self.problem = message.problem or message.code
             if self.state is not State.OFFLINE:
-                self._greet(now + REFUSED_PAUSE)
+                # "hello": the broker does not know us (any more), which a greeting mends; anything else it will say again.
+                self._greet(now if message.code == "hello" else now + REFUSED_PAUSE)
 
     def poll(self, now: float, *, flush: bool = True) -> wire.Message | None:
         """The next message to send now, or None. Call it again until it gives None, but only while the socket takes messages.

@@ -87,15 +87,12 @@ class Outbox:
         return False
 
     def _store(self, segment: Segment, seq: int, body: bytes) -> bool:
-        """Write one record: payload before header, so that kill -9 in between leaves no record."""
-        start = segment.tail
-        payload = start + RECORD_BYTES
-        end = payload + len(body)
+        """Write one record, in one copy: kill -9 in its middle leaves a record whose checksum is wrong."""
+        start, length = segment.tail, len(body)
+        end = start + RECORD_BYTES + length
         if end > segment.size or seq != segment.next:
             return False
-        memory = segment.map
-        memory[payload:end] = body
-        pack_record(memory, start, end - payload, crc32(body, seq & SEQ_MASK), seq)
+        segment.map[start:end] = pack_record(length, crc32(body, seq & SEQ_MASK), seq) + body
         # No call from here on: a signal handler that raises can't leave one of these behind the others.
         segment.tail = end
         segment.next = seq = seq + 1

@@ -17,6 +17,7 @@ from trainbus.bus.endpoint import Endpoint
 from trainbus.bus.exchange import Ticket
 from trainbus.bus.filter import Filter
 from trainbus.bus.finder import Finder
+from trainbus.bus.handshake import AGAIN_SECONDS
 from trainbus.bus.stream import Question, Record, Stream
 from trainbus.bus.waiting import Waiting
 from trainbus.errors import ConfigError, RefusedError, TrainbusError
@@ -204,6 +205,9 @@ class Reading:
             self._moves = self.dealer.moves
             self._open_fanout(now)
         broke = self._fanout.watch()
+        failed = self._fanout.failed
+        if failed is not None and failed.over and self.dealer.connected and now - self._heard > AGAIN_SECONDS:
+            self._open_fanout(now)
         if self._fanout.connected and now - self._heard > SILENCE_SECONDS and not self._fanout.waiting():
             self._open_fanout(now)
             broke = True
@@ -220,7 +224,7 @@ class Reading:
 
     def _open_fanout(self, now: float) -> None:
         if self.dealer.where is not None:
-            self._fanout.open(self.dealer.where.xpub)
+            self._fanout.open(self.dealer.where.xpub, self.dealer.finder.secure)
             self._heard = now
 
     def _listen(self) -> bool:

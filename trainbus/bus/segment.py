@@ -31,7 +31,7 @@ UNUSED = 0xFFFF_FFFF_FFFF_FFFF
 _MAGIC = b"TBSEG\x00\x00\x01"
 _header = Struct("<8sQI")
 _record = Struct("<IIQ")
-pack_record = _record.pack_into
+pack_record = _record.pack
 _unpack_record = _record.unpack_from
 _unpack_length = Struct("<I").unpack_from
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import select
 import threading
 import time
 import weakref
@@ -37,6 +38,8 @@ ACTIVE_SECONDS = 1.0
 """The thread goes on ticking this long after the last event, so that publish() need not wake it at each."""
 COPY_POLL_SECONDS = 0.002
 """How often copies from an accelerator are looked at while there are any."""
+LISTEN_SECONDS = 0.1
+"""With a longer flush interval messages are read as they come: commands must not wait for it."""
 FAULT_PAUSE_SECONDS = 0.5
 """Pause after an unexpected exception, so that one that repeats does not burn a core."""
 
@@ -73,12 +76,15 @@ class Sender:
         self._link = Link(hello, outbox, beat=publisher.vitals, heartbeat_interval=settings.heartbeat_interval, on_command=self._deliver)
         self._channel: Channel | None = None
         self._reader, self._writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._called = select.poll()
+        self._called.register(self._reader, select.POLLIN)
         # Not closed with the thread: a late `wake` would write into whatever file gets the number next.
         self._close_pipe = weakref.finalize(self, _close, self._reader, self._writer)
         self._close_pipe.atexit = False
         self._woken = False
         self._acknowledged = threading.Condition()
         self._flush_asked = False
+        self._flushing = 0
         self._leave_by: float | None = None
         self._settled = False
         self._ended = threading.Event()
@@ -118,14 +124,22 @@ class Sender:
         target = self._outbox.next
         started = time.monotonic()
         with self._acknowledged:
-            while self._outbox.acknowledged < target:
-                now = time.monotonic()
-                left = started + timeout - now
-                if left <= 0 or self._ended.is_set() or (not self.connected and now - started > NO_ANSWER_SECONDS):
-                    return False
-                self._flush_asked = True
-                self.wake()
-                self._acknowledged.wait(min(left, 0.1))
+            self._flushing += 1
+            try:
+                return self._wait_for(target, started, timeout)
+            finally:
+                self._flushing -= 1
+
+    def _wait_for(self, target: int, started: float, timeout: float) -> bool:
+        """Wait, holding the condition, until all seqs below ``target`` are acknowledged."""
+        while self._outbox.acknowledged < target:
+            now = time.monotonic()
+            left = started + timeout - now
+            if left <= 0 or self._ended.is_set() or (not self.connected and now - started > NO_ANSWER_SECONDS):
+                return False
+            self._flush_asked = True
+            self.wake()
+            self._acknowledged.wait(min(left, 0.1))
         return True
 
     def close(self, timeout: float) -> bool:
@@ -205,7 +219,18 @@ class Sender:
             if self._outbox.next != self._seen_next:  # published before it could see the flag
                 self.asleep = False
                 return
-        channel.wait(until - now, (self._reader,))
+        if self._must_listen():
+            channel.wait(until - now, (self._reader,))
+        else:
+            self._called.poll(max(0, int((until - now) * 1000 + 0.999)))
+
+    def _must_listen(self) -> bool:
+        """Whether a message from the broker is worth waking up for before the next tick.
+
+        Most are acknowledgements, one for each batch: read with the next tick they cost training one turn of this thread less.
+        """
+        waited_for = self._flushing > 0 or self._leave_by is not None or self._link.crowded
+        return self.asleep or self._immediate or waited_for or not self.connected or self._tick > LISTEN_SECONDS
 
     def _may_end(self, now: float, since: float) -> bool:
         assert self._leave_by is not None

@@ -13,7 +13,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from trainbus.bus.events import Event, Metric, Sample
+from trainbus.bus.events import Event, Metric, Sample, Step
 
 _SCALAR_FIELDS: dict[type[Event], tuple[str, float | None]] = {Metric: ("value", nan), Sample: ("loss", None)}
 """Fields that hold one measured number, with what they hold while there is none."""
@@ -42,6 +42,42 @@ class Copy:
     def settle(self) -> None:
         """Put the value in its place."""
         _put(self._target, self._key, float(self._read()))
+
+
+def settle_step(event: Event) -> bool:
+    """`settle` for what most steps are: floats, ints and tensors on the CPU, under the names and beside the counts that readers expect.
+
+    Returns:
+        Whether the event is such a step. Nothing has to be settled or tried any more then; otherwise it is as it was.
+    """
+    if type(event) is not Step or type(event.run) is not str:
+        return False
+    metrics: dict[str, Any] = event.metrics
+    own: dict[str, Any] | None = None
+    for name, value in metrics.items():
+        if type(value) is not float:
+            try:
+                number = value if type(value) is int else value.item() if value.is_cpu is True else None
+                if type(number) is int:
+                    number = float(number)
+                elif type(number) is not float:
+                    return False
+            except Exception:  # noqa: BLE001 - anything can be given as a metric; `settle` says what is wrong with it
+                return False
+            if own is None:
+                own = dict(metrics)  # the caller's own dict stays as it is
+            own[name] = number
+        if type(name) is not str:
+            return False
+    epoch = event.epoch
+    if type(event.step) is not int or type(event.rank) is not int or not (epoch is None or type(epoch) is float or type(epoch) is int):
+        return False
+    for count in (event.total_steps, event.examples, event.tokens):
+        if count is not None and type(count) is not int:
+            return False
+    if own is not None:
+        event.metrics = own
+    return True
 
 
 def settle(event: Event, complain: Callable[[str, object], None]) -> list[Copy] | None:

@@ -392,8 +392,19 @@ class SourceStatus(Struct, kw_only=True):
     rss: int | None = None
 
 
-class BrokerStatus(Struct, kw_only=True):
-    """The broker's own figures."""
+class KeysStatus(Struct, kw_only=True):
+    """Keys, as the broker sees them: ``clients`` that may come in, the ``revision`` of its book, handshakes ``refused`` since the start,
+    and the ``problem`` while nobody can be let in.
+    """
+
+    clients: int
+    revision: int
+    refused: int = 0
+    problem: str = ""
+
+
+class BrokerStatus(Struct, kw_only=True, omit_defaults=True):
+    """The broker's own figures. ``keys`` is nil where everybody on the machine is let in."""
 
     pid: int
     host: str
@@ -412,6 +423,7 @@ class BrokerStatus(Struct, kw_only=True):
     sources: list[SourceStatus]
     consumers: list[Cursor]
     leases: int
+    keys: KeysStatus | None = None
 
 
 class PluginStatus(Struct, kw_only=True):

@@ -59,12 +59,24 @@ def stop(root: Path, timeout: float) -> dict[str, int]:
     with contextlib.suppress(ProcessLookupError):
         os.kill(chief, signal.SIGTERM)
     deadline = time.monotonic() + timeout
-    while supervisor_pid(root) is not None if supervisor is not None else _lone_broker(root) is not None:
+    # Not the lock: it is free a moment before its process has ended; whoever asks for `down` may delete the home right after it.
+    while _exists(chief):
         if time.monotonic() > deadline:
             hint = f"A plugin may be in a long hook. Try a longer --timeout, or end process {chief} by hand."
             raise TrainbusError(f"Not everything has stopped after {timeout:g} s.", hint=hint, pid=chief)
         time.sleep(POLL)
     return stopped
+
+
+def _exists(pid: int) -> bool:
+    """Whether the process lives; one that only waits to be reaped does not."""
+    try:
+        os.kill(pid, 0)
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except ProcessLookupError:
+        return False
+    except (OSError, IndexError):
+        return not Path("/proc/self").exists()  # without /proc the signal alone tells
 
 
 def _lone_broker(root: Path) -> int | None:

@@ -197,10 +197,10 @@ def print_error(error: TrainbusError, *, as_json: bool = False) -> None:
         print_json({"error": {"code": error.code, "problem": error.problem, "hint": error.hint, **error.facts}})
         return
     console = stderr()
-    console.print(Text.assemble(("error: ", "bold red"), error.problem))
+    console.print(Text.assemble(("error: ", "bold red"), error.problem), soft_wrap=not console.is_terminal)
     if error.hint:
-        console.print(Text.assemble(("hint:  ", "bold cyan"), error.hint))
+        console.print(Text.assemble(("hint:  ", "bold cyan"), error.hint), soft_wrap=not console.is_terminal)
     said = f"{error.problem} {error.hint}"
     for name, value in error.facts.items():
         if isinstance(value, str | int | float) and str(value) and str(value) not in said:
-            console.print(Text(f"       {name}: {value}", style="dim"))
+            console.print(Text(f"       {name}: {value}", style="dim"), soft_wrap=not console.is_terminal)

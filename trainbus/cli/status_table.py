@@ -44,6 +44,10 @@ def broker_lines(status: wire.BrokerStatus) -> Text:
     )
     if status.commit_failures:
         lines.append(f"\n{status.commit_failures} commits failed; last: {status.last_error}", style="bold red")
+    if status.keys is not None:
+        lines.append(f"\nkeys: {status.keys.clients} clients may come in")
+        if status.keys.problem:
+            lines.append(f"\n{status.keys.problem}", style="bold red")
     if status.supervisor is None:
         lines.append("\nno supervisor: plugins are not looked after (`trainbus up` starts one)", style="yellow")
     else:

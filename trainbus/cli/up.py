@@ -14,8 +14,11 @@ import msgspec
 from rich.console import Console
 from rich.text import Text
 
+from trainbus.bus.broker.keystore import read_book
+from trainbus.bus.broker.sockets import check_bind
 from trainbus.bus.config import Config
 from trainbus.bus.config_file import find, load
+from trainbus.bus.credentials import VARIABLE
 from trainbus.bus.home import home, private_directory, read_connection
 from trainbus.bus.hosting.instance import Running, read_running, supervisor_pid
 from trainbus.bus.hosting.supervisor import Source, run_supervisor
@@ -31,18 +34,23 @@ POLL = 0.05
 @click.command(name="up")
 @config_options
 @click.option("--plugins", metavar="A,B", help="Run these plugins instead of those that the configuration lists. '' for none.")
+@click.option("--bind", metavar="ADDRESS", help="Listen on this address of the machine, as bus.bind does. Needs keys: see `trainbus keys`.")
 @click.option("--detach", "-d", is_flag=True, help="Go on in the background; returns when broker and plugins are up.")
 @click.option("--timeout", default=60.0, show_default=True, help="Seconds that --detach waits.")
 @json_option
 def command(
-    config_path: Path | None, overrides: tuple[str, ...], plugins: str | None, detach: bool, timeout: float, as_json: bool
+    config_path: Path | None, overrides: tuple[str, ...], plugins: str | None, bind: str | None, detach: bool, timeout: float, as_json: bool
 ) -> int | None:
     """Start the broker and the enabled plugins.
 
     In the foreground their output is shown with a prefix, and Ctrl-C stops everything in order. It is also kept in HOME/logs.
     """
     root = home()
+    if os.environ.pop(VARIABLE, None):
+        note(f"{VARIABLE} is not heeded here: `trainbus up` starts this machine's own bus.")
     file = find(config_path)
+    if bind is not None:
+        overrides = (*overrides, f'bus.bind="{bind}"')
     chosen = None if plugins is None else [name.strip() for name in plugins.split(",") if name.strip()]
 
     def read() -> Config:
@@ -50,6 +58,7 @@ def command(
         return config if chosen is None else msgspec.structs.replace(config, plugins=chosen)
 
     config = read()  # mistakes are told here, before anything starts
+    check_bind(config.bus.bind, keyed=read_book(root) is not None)
     # With --plugins the list in the file is not what runs, so `plugins add` must not edit it.
     source = Source(load=read, file=file.absolute() if file is not None and chosen is None else None)
     if detach:

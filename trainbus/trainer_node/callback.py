@@ -178,28 +178,26 @@ class TrainbusCallback(TrainerCallback):
         self._train_phase.enter_context(self._phase("train"))
         self._mark = time.perf_counter()
 
-    @contained
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """One optimizer step is done: publish it, then see what is asked for."""
         if self._trainer is None:
             return
-        self._publish_step(state)
-        if (
-            self._guard
-            and (self._loss_on_cpu() or control.should_log or state.global_step == state.max_steps)
-            and self._ruined(state.global_step)
-        ):
-            control.should_training_stop = True
-            control.should_save = control.should_evaluate = False
-        for command in self._run.commands():
-            self._control.handle(command)
-        if self._control.paused:
-            self._wait()
-        if self._stop_reason and not self._control.stopping:
-            self._control.stopping = self._stop_reason
-            self._steering.stop(self._stop_reason)
-        if not self.failure:
-            self._steering.apply(control)
+        try:
+            self._publish_step(state)
+            if self._guard:
+                self._stop_if_ruined(state, control)
+            if commands := self._run.commands():
+                for command in commands:
+                    self._control.handle(command)
+            if self._control.paused:
+                self._wait()
+            if self._stop_reason and not self._control.stopping:
+                self._control.stopping = self._stop_reason
+                self._steering.stop(self._stop_reason)
+            if self._steering.pending and not self.failure:
+                self._steering.apply(control)
+        except Exception as error:  # noqa: BLE001 - as `contained`, without its two calls at each step
+            self.failed("on_step_end", error)
 
     @contained
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, float] | None = None, **_: Any) -> None:
@@ -245,8 +243,9 @@ class TrainbusCallback(TrainerCallback):
         self._loss = loss if self._loss is None else self._loss + loss
         ids = inputs.get("input_ids") if hasattr(inputs, "get") else None
         if ids is not None:
-            self._batch_examples += ids.shape[0]
-            self._batch_tokens += ids.numel()
+            shape = ids.shape
+            self._batch_examples += shape[0]
+            self._batch_tokens += shape.numel()
         return loss
 
     def _grad_norm_of(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -277,20 +276,15 @@ class TrainbusCallback(TrainerCallback):
         self._examples += examples
         self._tokens += tokens
         self._steps += 1
-        metrics = {
-            "loss": self._loss,
-            "grad_norm": self._grad_norm,
-            "learning_rate": self._learning_rate,
-            "tokens_per_second": tokens / elapsed,
-            "samples_per_second": examples / elapsed,
-        }
+        metrics: dict[str, Any] = {"tokens_per_second": tokens / elapsed, "samples_per_second": examples / elapsed}
+        if self._loss is not None:
+            metrics["loss"] = self._loss
+        if self._grad_norm is not None:
+            metrics["grad_norm"] = self._grad_norm
+        if self._learning_rate is not None:
+            metrics["learning_rate"] = self._learning_rate
         self._run.step(
-            state.global_step,
-            total_steps=state.max_steps,
-            epoch=state.epoch,
-            examples=self._examples,
-            tokens=self._tokens,
-            **{name: value for name, value in metrics.items() if value is not None},
+            state.global_step, total_steps=state.max_steps, epoch=state.epoch, examples=self._examples, tokens=self._tokens, **metrics
         )
         if self._guard:
             self._note_doubt()
@@ -299,6 +293,11 @@ class TrainbusCallback(TrainerCallback):
         self.last_loss, self._loss = self._loss, None
         self._batch_examples = self._batch_tokens = 0
         self._mark = now
+
+    def _stop_if_ruined(self, state: Any, control: Any) -> None:
+        if (self._loss_on_cpu() or control.should_log or state.global_step == state.max_steps) and self._ruined(state.global_step):
+            control.should_training_stop = True
+            control.should_save = control.should_evaluate = False
 
     def _note_doubt(self) -> None:
         """Remember on the device whether a value was not finite; nobody waits for it here."""

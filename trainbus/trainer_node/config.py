@@ -77,7 +77,10 @@ class Resume(Struct, frozen=True, kw_only=True):
 
 
 class Summary(Struct, kw_only=True):
-    """What became of a job; printed by ``trainbus train`` and by its ``--json``."""
+    """What became of a job; printed by ``trainbus train`` and by its ``--json``.
+
+    ``source`` published ``published`` events, of which ``acknowledged`` are in the journal; the rest waits in the spool.
+    """
 
     run: str
     outcome: Literal["completed", "stopped", "failed"]
@@ -96,3 +99,6 @@ class Summary(Struct, kw_only=True):
     dropped: int = 0
     checkpoints: list[str] = []
     metrics: dict[str, Any] = {}
+    source: str = ""
+    published: int = 0
+    acknowledged: int = 0

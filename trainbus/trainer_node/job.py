@@ -76,7 +76,8 @@ def run_job(
         prepared = _prepare(config, run, watcher)
         summary = _train(config, plan, prepared, run, output, watcher)
         run.close(outcome=summary.outcome, reason=summary.reason)
-    return summary
+    told = run.stats()
+    return msgspec.structs.replace(summary, source=told.source, published=told.published, acknowledged=told.acknowledged)
 
 
 def _load_libraries() -> None:

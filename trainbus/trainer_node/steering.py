@@ -37,6 +37,11 @@ class TrainerSteering:
     def pause(self, paused: bool) -> None:
         """Nothing to turn: the callback waits while the control says paused."""
 
+    @property
+    def pending(self) -> bool:
+        """Whether `apply` has anything to do."""
+        return self._save or self._evaluate or self._stop
+
     def apply(self, control: Any) -> None:
         """Set Trainer's flags for what was asked for; it acts on them right after the step."""
         control.should_save = control.should_save or self._save

@@ -56,15 +56,21 @@ def test_a_resumed_run_walks_its_abandoned_steps_again(store):
 
 
 def test_the_life_of_an_alert_is_one_entry(store):
-    """Raised, updated and cleared share an id."""
+    """Raised, updated and cleared share an id; a cleared one still says what it was."""
     store.feed(*(Alert(run="r", id="a", state=state, severity="critical", message=state) for state in ("raised", "updated", "cleared")))
-    assert [(alert["state"], alert["message"]) for alert in store.detail("r", 0)["alerts"]] == [("cleared", "cleared")]
+    shown = [(alert["state"], alert["message"], alert["advice"]) for alert in store.detail("r", 0)["alerts"]]
+    assert shown == [("cleared", "updated", "cleared")]
 
 
 def test_the_states_of_a_checkpoint_are_one_entry(store):
-    """Writing, complete, deleted."""
-    store.feed(*(Checkpoint(run="r", id="c", step=1, state=state) for state in ("writing", "complete", "deleted")))
-    assert [checkpoint["state"] for checkpoint in store.detail("r", 0)["checkpoints"]] == ["deleted"]
+    """While it is written a checkpoint has no id yet; when it is deleted its metrics still count."""
+    store.feed(
+        Checkpoint(run="r", step=1, path="/c", state="writing"),
+        Checkpoint(run="r", id="c", step=1, path="/c", state="complete", metrics={"loss": 0.5}),
+        Checkpoint(run="r", id="c", step=1, path="/c", state="deleted"),
+    )
+    shown = [(checkpoint["state"], checkpoint["metrics"]) for checkpoint in store.detail("r", 0)["checkpoints"]]
+    assert shown == [("deleted", {"loss": 0.5})]
 
 
 @pytest.mark.parametrize(
@@ -148,8 +154,8 @@ def test_answers_are_valid_json_whatever_the_events_say(store):
         json.loads(to_json(store.detail(run, 0)), parse_constant=refuse)
     answer = json.loads(to_json(store.detail("r", 0)))
     assert answer["alerts"][0]["evidence"] == {"x": [None, 1]}
-    assert answer["not_finite_paths"] == ["alerts.0.evidence.x.0"]
-    assert (answer["metrics"], answer["not_finite"]) == ({"loss": None}, ["loss"])
+    assert answer["not_finite"] == {"alerts.0.evidence.x.0": "inf"}
+    assert (answer["metrics"], answer["broken_metrics"]) == ({"loss": None}, ["loss"])
 
 
 def test_an_unknown_run_and_an_unknown_metric_are_told_apart(store):

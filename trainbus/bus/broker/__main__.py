@@ -6,7 +6,9 @@ Prints one line of JSON (the connection) when it listens; errors go to stderr in
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
+import resource
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,12 +29,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--lifeline", type=int, default=None, metavar="FD", help="stop when this pipe's other end is closed")
     chosen = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    _allow_many_files()
     try:
         run_broker(_settings(chosen.config), chosen.root or home.home(), ready=_announce, lifeline=chosen.lifeline)
     except TrainbusError as error:
         print(f"{error.problem}\n{error.hint}" if error.hint else error.problem, file=sys.stderr)  # noqa: T201 - this is a program
         return error.exit_code
     return 0
+
+
+def _allow_many_files() -> None:
+    """Every connection is an open file, also those of strangers until their handshake has failed: take all that the system allows."""
+    with contextlib.suppress(OSError, ValueError):
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _settings(text: str) -> BusConfig:

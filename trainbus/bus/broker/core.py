@@ -21,7 +21,7 @@ from msgspec import Struct, structs
 
 from trainbus.bus import events, wire
 from trainbus.bus.broker import liveness, retention
-from trainbus.bus.broker.answers import failure
+from trainbus.bus.broker.answers import failure, keys_alert
 from trainbus.bus.broker.batch import Batch, Contents
 from trainbus.bus.broker.draft import Draft, Numbers
 from trainbus.bus.broker.effects import Effect, Fan, PlanRetention, Send
@@ -36,11 +36,11 @@ FIRST_PAUSE = 0.1
 
 LONGEST_PAUSE = 5.0
 
-Authorize: TypeAlias = Callable[[bytes, wire.Message], str]
-"""Asked for each message: why this peer may not send it, or "" when it may. Must not block."""
+Authorize: TypeAlias = Callable[[str, wire.AnyMessage], str]
+"""Asked for each message: why this client may not send it, or "" when it may. Must not block."""
 
 
-def allow_all(peer: bytes, message: wire.Message) -> str:
+def allow_all(user: str, message: wire.AnyMessage) -> str:
     """The rule without keys: whoever reaches the port may do everything."""
     return ""
 
@@ -116,6 +116,7 @@ class BrokerCore:
         self.source = new_id()
         self.identity = identity or Identity()
         self.journal_bytes = 0
+        self.keys: wire.KeysStatus | None = None
         self._settings = settings
         self._wall = wall
         self._authorize = authorize
@@ -133,19 +134,19 @@ class BrokerCore:
 
     # --- what comes in ------------------------------------------------------------------------------
 
-    def receive_frame(self, peer: bytes, frame: bytes, now: float) -> None:
-        """A frame arrived; one that is no message is answered by a failure and counted."""
+    def receive_frame(self, peer: bytes, frame: bytes, now: float, user: str = "") -> None:
+        """A frame arrived, from a peer with the key of client ``user``; one that is no message is answered by a failure and counted."""
         try:
             message = wire.decode_message(frame)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             self._undecodable(peer, frame, error)
         else:
-            self.receive(peer, message, now)
+            self.receive(peer, message, now, user)
 
-    def receive(self, peer: bytes, message: wire.AnyMessage, now: float) -> None:
+    def receive(self, peer: bytes, message: wire.AnyMessage, now: float, user: str = "") -> None:
         """A message of ``peer`` arrived."""
         self._now = max(self._now, now)
-        if refusal := self._authorize(peer, message):
+        if refusal := self._authorize(user, message):
             call = message.id if isinstance(message, wire.Call) else -1
             self._outbox.send(peer, wire.Failure(id=call, code="forbidden", problem=refusal, hint="Ask for a key with another role."))
         elif isinstance(message, wire.Events | wire.Skipped | wire.Beat | wire.Bye):
@@ -164,6 +165,15 @@ class BrokerCore:
             self._outbox.effects += self._requests.supervision.answered(peer, message)
         else:
             self._outbox.refuse(peer, -1, f"{type(message).__name__} is a message that only a broker sends.")
+
+    def guarded(self, keys: wire.KeysStatus | None) -> None:
+        """How it stands with the keys. That nobody can be let in any more, and that it is over, is told by an alert."""
+        before = self.keys.problem if self.keys is not None else ""
+        self.keys = keys
+        problem = keys.problem if keys is not None else ""
+        if problem != before:
+            self._last_error = problem or self._last_error
+            self._outbox.own.append(keys_alert(problem, self.identity.host, before))
 
     def subscribed(self) -> None:
         """A subscriber asked for the commit markers: it needs not wait for the next one."""
@@ -239,12 +249,13 @@ class BrokerCore:
         self._commits += 1
         self._pause = 0.0
         self._settle(flight, deleted)
-        for feed in flight.draft.feeds.values():
-            expected = self._publishers.intake.expected(feed.source)
-            self._outbox.send(feed.peer, wire.Ack(source=feed.source, expected=expected))
+        # Subscribers first: somebody waits for events, nobody for an acknowledgement.
         self._outbox.effects += [Fan(wire.pack_frame(topic, fanout)) for topic, fanout in flight.fans]
         if flight.fans:
             self._mark(previous, [topic.decode() for topic, _ in flight.fans])
+        for feed in flight.draft.feeds.values():
+            expected = self._publishers.intake.expected(feed.source)
+            self._outbox.send(feed.peer, wire.Ack(source=feed.source, expected=expected))
         for event, own in flight.draft.milestones:
             if isinstance(event, events.RunEnded) and not own:
                 self._publishers.liveness.ended(event.source, event.run)
@@ -279,6 +290,7 @@ class BrokerCore:
             sources=self._publishers.statuses(self._now),
             consumers=self._requests.cursors.listing(self.head),
             leases=len(self._requests.leases.listing(self._now)),
+            keys=self.keys,
         )
 
     def stats(self) -> CoreStats:

@@ -34,6 +34,11 @@ class Worker:
         """Run ``job`` after those submitted before."""
         self._jobs.put(job)
 
+    @property
+    def finished(self) -> bool:
+        """Whether `finish` has something to do."""
+        return bool(self._done)
+
     def finish(self) -> None:
         """Run, in the calling thread, what the finished jobs returned; an exception that a job did not expect is raised here."""
         while self._done:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from trainbus.bus.client import AsyncClient, Client
 from trainbus.bus.events import AnyEvent, Event
 from trainbus.bus.hosting.dispatch import handled_run
+from trainbus.bus.hosting.silent import SilentPublisher
 from trainbus.bus.publisher import Publisher
 from trainbus.errors import RefusedError
 from trainbus.hookspecs import HeldLease, LeaseRefusedError
@@ -29,7 +30,7 @@ class HostContext:
         directory: Path,
         logger: logging.Logger,
         state: MutableMapping[str, Any],
-        publisher: Publisher,
+        publisher: Publisher | SilentPublisher,
         client: AsyncClient,
         announced: Callable[[str], None],
     ) -> None:

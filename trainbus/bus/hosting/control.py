@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -14,8 +16,14 @@ import zmq
 import zmq.asyncio
 
 from trainbus.bus import wire
-from trainbus.bus.home import read_connection
-from trainbus.errors import TrainbusError, UnreachableError
+from trainbus.bus.credentials import secure
+from trainbus.bus.home import Connection, read_connection
+from trainbus.errors import RefusedError, TrainbusError, UnreachableError
+
+logger = logging.getLogger(__name__)
+
+SILENCE = 10.0
+"""Seconds without an answer after which the line is opened anew: after a handshake that failed, libzmq does not try again."""
 
 REGISTER_INTERVAL = 1.0
 """Seconds. A broker that was restarted knows its supervisor again after at most this long; the answers show that it lives."""
@@ -45,7 +53,11 @@ class Control:
                 except UnreachableError:
                     await asyncio.sleep(REGISTER_INTERVAL)
                     continue
-                await self._serve_at(context, connection.router, connection.pid)
+                try:
+                    await self._serve_at(context, connection)
+                except RefusedError as error:  # no key that can be read: it may come
+                    logger.warning("%s", error.problem)
+                    await asyncio.sleep(REGISTER_INTERVAL)
 
     async def settle(self) -> None:
         """Wait until what was asked is answered."""
@@ -53,24 +65,26 @@ class Control:
         if pending:
             await asyncio.wait(pending, timeout=REGISTER_INTERVAL)
 
-    async def _serve_at(self, context: zmq.asyncio.Context, address: str, pid: int) -> None:
+    async def _serve_at(self, context: zmq.asyncio.Context, connection: Connection) -> None:
         with context.socket(zmq.DEALER) as socket:
             socket.linger = 200  # ms: the answer to `down` is the last thing that is sent
-            socket.connect(address)
+            secure(socket, connection, self._root)
+            socket.connect(connection.router)
             registering = asyncio.create_task(self._register(socket))
+            heard = time.monotonic()
             try:
                 while not registering.done():
                     if await socket.poll(int(REGISTER_INTERVAL * 1000)):
                         self._take(socket, await socket.recv())
-                    elif not self._still_at(address, pid):
+                        heard = time.monotonic()
+                    elif not self._still_at(connection) or time.monotonic() - heard > SILENCE:
                         return
             finally:
                 registering.cancel()
 
-    def _still_at(self, address: str, pid: int) -> bool:
+    def _still_at(self, connection: Connection) -> bool:
         with contextlib.suppress(UnreachableError):
-            connection = read_connection(self._root)
-            return (connection.router, connection.pid) == (address, pid)
+            return read_connection(self._root) == connection
         return False
 
     async def _register(self, socket: zmq.asyncio.Socket) -> None:

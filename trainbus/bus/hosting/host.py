@@ -22,12 +22,14 @@ import msgspec
 
 from trainbus.bus.client import AsyncClient
 from trainbus.bus.config import BusConfig
+from trainbus.bus.credentials import chosen, consumer_of
 from trainbus.bus.home import home, private_directory
 from trainbus.bus.hosting import registry, report
 from trainbus.bus.hosting.inflight import InflightFile
 from trainbus.bus.hosting.lifeline import Lifeline, leave_nothing
 from trainbus.bus.hosting.loading import Loaded, load
 from trainbus.bus.hosting.serving import RETRY_PAUSE, Serving
+from trainbus.bus.hosting.silent import SilentPublisher
 from trainbus.bus.publisher import Publisher
 from trainbus.bus.wire import Cursor
 from trainbus.errors import TrainbusError, UnreachableError
@@ -72,7 +74,7 @@ class Host:
             self._loop.add_signal_handler(number, self._stopping.set)
         ticker = asyncio.create_task(self._tick())
         client = AsyncClient(root=self._root)
-        publisher = Publisher("", name=f"plugin:{self._loaded.name}", root=self._root, settings=self._settings)
+        publisher = self._publisher()
         try:
             await self._serve(client, publisher)
         except Exception as error:
@@ -84,7 +86,13 @@ class Host:
             publisher.close(timeout=self._settings.stop_timeout / 4)
             await client.close()
 
-    async def _serve(self, client: AsyncClient, publisher: Publisher) -> None:
+    def _publisher(self) -> Publisher | SilentPublisher:
+        key = chosen(self._root)
+        if key is not None and key.role == "observer":
+            return SilentPublisher(key.name, self._logger)
+        return Publisher("", name=f"plugin:{self._loaded.name}", root=self._root, settings=self._settings)
+
+    async def _serve(self, client: AsyncClient, publisher: Publisher | SilentPublisher) -> None:
         cursor = await self._unless_stopped(self._open_cursor(client))
         if cursor is None:
             return
@@ -111,7 +119,7 @@ class Host:
     async def _open_cursor(self, client: AsyncClient) -> Cursor:
         while True:
             try:
-                return await client.open_cursor(f"plugin:{self._loaded.name}")
+                return await client.open_cursor(consumer_of(self._loaded.name, self._root))
             except UnreachableError as error:
                 self._progress.error = error.problem
                 await asyncio.sleep(RETRY_PAUSE)

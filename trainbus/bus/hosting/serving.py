@@ -24,6 +24,7 @@ from trainbus.bus.hosting.dispatch import Dispatcher, dead_letter_alert
 from trainbus.bus.hosting.inflight import InflightFile
 from trainbus.bus.hosting.loading import Loaded
 from trainbus.bus.hosting.report import Progress
+from trainbus.bus.hosting.silent import SilentPublisher
 from trainbus.bus.hosting.state import StateBatch, StateStore
 from trainbus.bus.publisher import Publisher
 from trainbus.bus.subscriber import AsyncSubscriber
@@ -64,7 +65,7 @@ class Serving:
         root: Path,
         settings: BusConfig,
         client: AsyncClient,
-        publisher: Publisher,
+        publisher: Publisher | SilentPublisher,
         logger: logging.Logger,
         announced: Callable[[str], None],
     ) -> None:

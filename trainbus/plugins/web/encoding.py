@@ -1,13 +1,13 @@
-"""JSON at the page's edge: always valid. NaN and infinities become null, and a list beside them says where."""
+"""JSON at the page's edge: always valid (see `trainbus.bus.jsonable`), and of bounded size."""
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import msgspec
 
 from trainbus.bus import events
+from trainbus.bus.jsonable import to_jsonable
 
 LARGEST_EVENT = 256 * 1024
 """Bytes of one event in the live stream; of a larger one only its head is sent, with ``clipped``."""
@@ -17,37 +17,23 @@ LONGEST_TEXT = 4_000
 
 
 def to_json(value: Any) -> bytes:
-    """Encode an answer; ``not_finite`` on top lists the dotted paths of values that JSON can't say."""
-    missing: list[str] = []
-    plain = _plain(value, "", missing)
-    if missing and isinstance(plain, dict):
-        plain = plain | {"not_finite_paths": missing}
-    return msgspec.json.encode(plain)
+    """Encode an answer; ``not_finite`` on top names the values that JSON can't say by their dotted paths. Long texts are cut."""
+    return msgspec.json.encode(_clip(to_jsonable(value)))
 
 
 def event_json(event: events.AnyEvent) -> bytes:
     """An event for the live stream."""
-    head = {"kind": event.kind, "run": event.run, "offset": event.offset, "time": event.time}
-    if isinstance(event, events.Other):
-        body = head | event.fields
-    else:
-        body = head | {name: msgspec.to_builtins(getattr(event, name)) for name in event.__struct_fields__}
-    encoded = to_json(body)
-    return encoded if len(encoded) <= LARGEST_EVENT else to_json(head | {"clipped": len(encoded)})
+    encoded = to_json(event)
+    if len(encoded) <= LARGEST_EVENT:
+        return encoded
+    return to_json({"kind": event.kind, "run": event.run, "offset": event.offset, "time": event.time, "clipped": len(encoded)})
 
 
-def _plain(value: Any, path: str, missing: list[str]) -> Any:
-    if isinstance(value, float):
-        if math.isfinite(value):
-            return value
-        missing.append(path)
-        return None
+def _clip(value: Any) -> Any:
     if isinstance(value, str):
         return value if len(value) <= LONGEST_TEXT else value[:LONGEST_TEXT] + "…"
     if isinstance(value, dict):
-        return {str(key): _plain(item, f"{path}.{key}" if path else str(key), missing) for key, item in value.items()}
-    if isinstance(value, list | tuple | set):
-        return [_plain(item, f"{path}.{index}" if path else str(index), missing) for index, item in enumerate(value)]
-    if value is None or isinstance(value, bool | int):
-        return value
-    return str(value)
+        return {key: _clip(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_clip(item) for item in value]
+    return value

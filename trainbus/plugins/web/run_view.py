@@ -6,6 +6,7 @@ from collections import deque
 from typing import Any
 
 import msgspec
+from msgspec import structs
 
 from trainbus.bus import events
 from trainbus.plugins.web.series import Series
@@ -79,13 +80,29 @@ class RunView:
             case events.Sample():
                 self.samples.append(event)
             case events.Checkpoint():
-                _keep(self.checkpoints, event.id or f"step {event.step}", event, CHECKPOINTS)
+                self._on_checkpoint(event)
             case events.Alert():
-                _keep(self.alerts, event.id or f"{event.rule}@{event.offset}", event, ALERTS)
+                self._on_alert(event)
             case events.Gap():
                 self.gaps += max(0, event.last_seq - event.first_seq + 1)
             case _:
                 pass
+
+    def _on_checkpoint(self, event: events.Checkpoint) -> None:
+        """One row for each directory: while it is written it has no id yet, and when it is deleted its figures still count."""
+        key = f"{event.step} {event.path}"
+        before = self.checkpoints.get(key)
+        if before is not None and not event.metrics:
+            event = structs.replace(event, metrics=before.metrics)
+        _keep(self.checkpoints, key, event, CHECKPOINTS)
+
+    def _on_alert(self, event: events.Alert) -> None:
+        """One row for each incident; a cleared one goes on saying what it was, and then how it ended."""
+        key = event.id or f"{event.rule}@{event.offset}"
+        before = self.alerts.get(key)
+        if before is not None and event.state == "cleared":
+            event = structs.replace(event, message=before.message, advice=event.message, evidence=event.evidence or before.evidence)
+        _keep(self.alerts, key, event, ALERTS)
 
     def pace(self) -> float | None:
         """Steps per second over the last `RATE_STEPS` steps."""
@@ -111,7 +128,7 @@ class RunView:
         """The newest value of each metric; None where that is not finite."""
         return {name: None if _broken(series) else series.last for name, series in self.series.items()}
 
-    def not_finite(self) -> list[str]:
+    def broken_metrics(self) -> list[str]:
         """Metrics whose newest value is NaN or infinite."""
         return [name for name, series in self.series.items() if _broken(series)]
 

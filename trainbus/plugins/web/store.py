@@ -80,7 +80,7 @@ class Store:
         return self._summary(view, now) | {
             "config": view.config,
             "metrics": view.latest(),
-            "not_finite": view.not_finite(),
+            "broken_metrics": view.broken_metrics(),
             "best": {"step": best[0], "loss": best[1]} if best else None,
             "alerts": [shown(alert) for alert in reversed(view.alerts.values())],
             "checkpoints": [shown(checkpoint) for checkpoint in reversed(view.checkpoints.values())],

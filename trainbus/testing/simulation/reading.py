@@ -12,6 +12,7 @@ from trainbus.bus.commits import Commits
 from trainbus.bus.filter import Filter
 from trainbus.bus.hosting.delivery import Delivery
 from trainbus.bus.hosting.inflight import Mark
+from trainbus.bus.hosting.supervision import Policy, Supervision
 from trainbus.bus.stream import Stream
 from trainbus.testing.simulation.broker import SimulatedBroker
 from trainbus.testing.simulation.network import Connection, Weather
@@ -23,6 +24,9 @@ ANSWER_SECONDS = 3.0
 MAX_DELIVER = 3
 HOOK_SECONDS = 0.2
 """How long a hook works before it kills its process."""
+PROGRESS_SECONDS = 0.5
+POLICY = Policy(stuck_after=2.0, first_pause=0.1, longest_pause=2.0)
+"""As a supervisor's, in a hurry."""
 
 
 class Asking:
@@ -181,16 +185,32 @@ class SimulatedHost:
         self.dies_in_hook = 0.0
         self._world, self._weather, self._broker = world, weather, broker
         self._name = name
+        self._commits = Commits(name)
         self._choice = choice
         self._poison = poison
         self._commit_first = commit_first
+        self.supervision = Supervision(POLICY, world.time)
         self._marks = MemoryMarks()
         self._reader: SimulatedSubscriber | None = None
         self._asking: Asking | None = None
+        self._delivery: Delivery | None = None
+        self._stuck = False
         self._life = 0
-        self.start()
+        self._supervise()
 
-    def start(self) -> None:
+    def _supervise(self) -> None:
+        """What the supervisor does: start when it is time, take note of progress, kill what hangs."""
+        now = self._world.time
+        if self.supervision.due(now):
+            self.supervision.started(now)
+            self._start()
+        elif self.supervision.alive and not self._stuck:
+            self.supervision.running(now, self._delivery.finished if self._delivery else -1)
+        if self.supervision.tick(now):
+            self.kill()
+        self._world.after(PROGRESS_SECONDS * self._world.random.random(), self._supervise)
+
+    def _start(self) -> None:
         """A new process: it opens the cursor, then reads on from there."""
         self._life += 1
         self._stuck = False
@@ -198,24 +218,30 @@ class SimulatedHost:
         asking = Asking(self._world, self._weather, self._broker, f"{self._name}-{life}", lambda: self._reconnected(life))
         self._asking = asking
         self._commits = Commits(self._name)
-        self._delivery: Delivery | None = None
+        self._delivery = None
         self._open(life)
 
+    def freeze(self) -> None:
+        """SIGSTOP, or a hook that never returns: no event gets on until the supervisor notices and kills it."""
+        self._stuck = True
+
     def kill(self) -> None:
-        """kill -9; the supervisor starts it again a little later."""
+        """kill -9; the supervisor decides when it starts again."""
+        if not self.supervision.alive:
+            return
         self.deaths += 1
-        life = self._life = self._life + 1
+        self._life += 1
+        self.supervision.exited(self._world.time, "killed")
         if self._reader is not None:
             self._reader.stop()
         self._reader = None
         if self._asking is not None:
             self._asking.stop()
-        self._world.after(0.3, lambda: self.start() if self._life == life else None)
 
     def settled(self, head: int) -> bool:
         """Everything up to ``head`` is handled, and the cursor says so."""
         delivery, reader = self._delivery, self._reader
-        if reader is None or reader.stream.position != head:
+        if self._stuck or reader is None or reader.stream.position != head:
             return False
         return delivery is not None and not delivery.uncommitted and self._commits.settled
 

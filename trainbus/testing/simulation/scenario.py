@@ -100,6 +100,8 @@ class Scenario:
         while self.world.time < end and not self._settled():
             for trainer in self.trainers:
                 trainer.drain()
+            if self.host.supervision.state == "failed":  # parked after many deaths without getting on: somebody asks for it again
+                self.host.supervision.retry(self.world.time)
             self.world.run(self.world.time + 1.0)
 
     def judge(self) -> Outcome:
@@ -168,7 +170,7 @@ class Scenario:
     def _faults(self) -> list[Callable[[], None]]:
         return [
             self._kill_broker, self._pause_broker, self._kill_trainer, self._cut, self._bad_weather, self._good_weather,
-            self._failing_commits, self._full_disk, self._kill_host, self._dangerous_hooks, self._kill_all,
+            self._failing_commits, self._full_disk, self._kill_host, self._freeze_host, self._dangerous_hooks, self._kill_all,
         ]  # fmt: skip
 
     def _kill_broker(self) -> None:
@@ -192,6 +194,9 @@ class Scenario:
 
     def _kill_host(self) -> None:
         self.host.kill()
+
+    def _freeze_host(self) -> None:
+        self.host.freeze()
 
     def _kill_all(self) -> None:
         self._kill_host()

@@ -116,7 +116,7 @@ function draw() {
   drawConnection();
   if (!run) return;
   panels.status(run);
-  nameBroken(run, new Set(state.not_finite_paths ?? []));
+  nameBroken(run, new Set(Object.keys(state.not_finite ?? {})));
   const closed = (alert) => Number(alert.state === "cleared");
   panels.alerts([...run.alerts, ...state.alerts].sort((a, b) => closed(a) - closed(b) || b.offset - a.offset));
   panels.checkpoints(run.checkpoints);

@@ -95,7 +95,7 @@ export class Curves {
   }
 
   append(event, derived) {
-    const broken = new Set(event.not_finite_paths ?? []);
+    const broken = new Set(Object.keys(event.not_finite ?? {}));
     const metrics = { ...event.metrics };
     if (derived !== null && this.chosen.speed === "steps_per_second") metrics.steps_per_second = derived;
     let again = false;

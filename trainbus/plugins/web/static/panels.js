@@ -11,7 +11,7 @@ const TONES = {
   critical: "critical", warning: "warning", info: "info",
   high: "critical", medium: "warning", low: "ok",
 };
-const SYMBOLS = { critical: "▲", warning: "△", info: "ⓘ" };
+const SYMBOLS = { critical: "!!", warning: "!", info: "i" };
 
 export const tone = (word) => TONES[word] ?? "";
 
@@ -35,7 +35,7 @@ export function header(run) {
 
 export function status(run) {
   const { metrics: latest } = run;
-  const loss = run.not_finite.includes("loss") ? "NaN" : number(latest.loss);
+  const loss = run.broken_metrics.includes("loss") ? "NaN" : number(latest.loss);
   const figures = [
     ["State", pill(run.state, tone(run.state))],
     ["Step", run.total_steps ? `${number(run.step)} / ${number(run.total_steps)}` : number(run.step)],

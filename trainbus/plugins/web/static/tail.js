@@ -4,11 +4,11 @@ import { byId, el } from "./dom.js";
 import { clock, number } from "./format.js";
 
 const KEPT = 300;
-const HEAD = new Set(["kind", "run", "offset", "time", "source", "seq", "not_finite_paths"]);
+const HEAD = new Set(["kind", "run", "offset", "time", "source", "seq", "not_finite"]);
 
 function brief(event) {
   if (event.kind === "step") {
-    const broken = new Set(event.not_finite_paths ?? []);
+    const broken = new Set(Object.keys(event.not_finite ?? {}));
     const metrics = Object.entries(event.metrics).map(([name, value]) => `${name} ${broken.has(`metrics.${name}`) ? "not finite" : number(value)}`);
     return `step ${event.step}  ${metrics.join("  ")}`;
   }
