@@ -85,7 +85,7 @@ def settle(harness, deadline=20.0):
     """Look until nothing is left to wait for; the seconds until the next look."""
     found = []
     interval = plugin_of(harness).config.interval
-    assert wait_until(lambda: found.append(harness.every()) or found[-1] == interval, deadline), found
+    assert wait_until(lambda: found.append(harness.every()) or found[-1] == interval, deadline), found[-3:]
     return found[-1]
 
 

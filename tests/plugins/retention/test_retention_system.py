@@ -56,3 +56,4 @@ def test_the_right_checkpoints_stay_while_a_run_saves_and_the_plugin_is_killed(s
         wait_for(lambda: here(out) == ["checkpoint-100", "checkpoint-400", "checkpoint-500"], 60, what="the lease over")
     told = [(event.step, event.state) for event in system.events("checkpoint") if event.state == "deleted"]
     assert sorted(told) == [(100, "deleted"), (200, "deleted"), (300, "deleted")]
+    assert {event.name.rpartition("/")[2] for event in system.events("metric")} >= {"free", "checkpoints", "trash"}

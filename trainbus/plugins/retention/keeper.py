@@ -40,6 +40,8 @@ PLAN_KEY = "plan/"
 ROOTS_KEY = "roots"
 LEASE_SECONDS = 30.0
 """Longer than a rename ever takes; a plugin that is killed frees the checkpoint after it."""
+VERIFY_AGAIN_SECONDS = 600.0
+"""After a checkpoint could not be read: reading gigabytes again at every look would hurt the training."""
 METRICS_EVERY = 60.0
 """Seconds between two points of the disk's curves."""
 
@@ -95,6 +97,7 @@ class Keeper:
         self._wall = wall
         self._warned: set[str] = set()
         self._recovered: set[Path] = set()
+        self._ask_again: dict[str, float] = {}
         self._planned = -1
         self._measured = 0
         self._schedule = Schedule(config.versions, config.backup_to, config.backup_every, context.logger)
@@ -175,6 +178,7 @@ class Keeper:
             if record is None:
                 continue
             if answer.error:
+                self._ask_again[answer.id] = time.monotonic() + VERIFY_AGAIN_SECONDS
                 self._warn_once(answer.id, f"{record.path} can't be verified, so nothing older is deleted: {answer.error}")
             elif answer.faults:
                 record.faults = "; ".join(answer.faults[:5])
@@ -300,7 +304,8 @@ class Keeper:
         newest = max(whole, key=position, default=None)
         if newest is None or newest.verified:
             return newest is not None
-        self.verifier.ask(newest.id, Path(newest.path))
+        if time.monotonic() >= self._ask_again.get(newest.id, 0.0):
+            self.verifier.ask(newest.id, Path(newest.path))
         return False
 
     def _take(self, decision: Decision) -> Trashed:
