@@ -133,8 +133,7 @@ def scope(target: str | None, *, acting: bool = False, without_bus: bool = False
         book = read_book(client)
         records = [record for record in book.records.values() if record.run == run and Path(record.path).is_dir()]
         roots = {Path(record.path).parent for record in (*book.records.values(), *book.trashed.values()) if record.run == run}
-        marks = {record.id: known for record in records if (known := book.marks(record))}
-        yield Scope(run, records, marks, client, sorted(roots))
+        yield Scope(run, records, book.marks(records), client, sorted(roots))
 
 
 @contextmanager
@@ -160,8 +159,9 @@ def _directory(path: Path, *, acting: bool, without_bus: bool) -> Iterator[Scope
             if known is not None:
                 known.bytes, known.metrics, known.thinned = record.bytes, record.metrics | known.metrics, record.thinned
             records.append(known or record)
-            marks.setdefault(record.id, []).extend(book.marks(record))
-        yield Scope(str(path), records, {identity: why for identity, why in marks.items() if why}, client, [path], found.unfinished)
+        for identity, why in book.marks(records).items():
+            marks.setdefault(identity, []).extend(why)
+        yield Scope(str(path), records, marks, client, [path], found.unfinished)
 
 
 def read_book(client: Client) -> Book:

@@ -93,7 +93,7 @@ def complete(step, *, run="r", path=None, host="here", **fields):
 
 def decided(made, settings):
     records = list(made.records.values())
-    return kept(records, settings, marks={each.id: made.marks(each) for each in records})
+    return kept(records, settings, marks=made.marks(records))
 
 
 @pytest.mark.parametrize("order", ["eval first", "eval last"])

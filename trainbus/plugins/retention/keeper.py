@@ -13,27 +13,22 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from trainbus.bus.events import Alert, Metric
 from trainbus.hookspecs import Context, LeaseRefusedError
 from trainbus.plugins.retention.config import RetentionConfig
 from trainbus.plugins.retention.planning import Decision, DiskState, Plan, plan
 from trainbus.plugins.retention.recognition import NotACheckpoint, vanished
 from trainbus.plugins.retention.records import Book, position
 from trainbus.plugins.retention.report import (
-    Incidents,
-    backup_alert,
-    blocked_alert,
     checkpoint_event,
     damaged_alert,
-    disk_alert,
     plan_alert,
 )
-from trainbus.plugins.retention.returning import bytes_per_second, comes_back
-from trainbus.plugins.retention.schedule import Schedule
+from trainbus.plugins.retention.returning import comes_back
 from trainbus.plugins.retention.storage import Storage, look_at, pinned
 from trainbus.plugins.retention.sweeper import Sweeper
 from trainbus.plugins.retention.trash import Trash, Trashed
 from trainbus.plugins.retention.verifier import Verifier
+from trainbus.plugins.retention.watch import Watch
 
 NAME = "retention"
 PLAN_KEY = "plan/"
@@ -42,8 +37,6 @@ LEASE_SECONDS = 30.0
 """Longer than a rename ever takes; a plugin that is killed frees the checkpoint after it."""
 VERIFY_AGAIN_SECONDS = 600.0
 """After a checkpoint could not be read: reading gigabytes again at every look would hurt the training."""
-METRICS_EVERY = 60.0
-"""Seconds between two points of the disk's curves."""
 
 Contents = list[tuple[Trash, Trashed]]
 
@@ -93,14 +86,12 @@ class Keeper:
         self.sweeper = sweeper
         self.verifier = verifier
         self.context = context
-        self.incidents = Incidents(context.state)
+        self.watch = Watch(config, book.host, context, wall)
         self._wall = wall
         self._warned: set[str] = set()
         self._recovered: set[Path] = set()
         self._ask_again: dict[str, float] = {}
         self._planned = -1
-        self._measured = 0
-        self._schedule = Schedule(config.versions, config.backup_to, config.backup_every, context.logger)
         self._deleted = self._thinned = self._restored = self._leased = self._refused = 0
         for root in context.state.get(ROOTS_KEY, []):
             storage.trash(Path(root))
@@ -122,15 +113,14 @@ class Keeper:
         self._note_roots()
         await asyncio.to_thread(self._look_at_disks)
         self._take_answers()
-        self._forget_vanished()
+        await self._forget_vanished()
         contents = await asyncio.to_thread(self.storage.contents)
         self._forget_emptied(contents)
         if not self.config.dry_run:
             await self._bring_back(contents)
         disks = await asyncio.to_thread(self.storage.disks, contents)
         made = await self._plan(disks)
-        self._warn(made, disks)
-        self._back_up()
+        self.watch.look(made, disks, self.book.records.values())
         by_run: dict[str, list[Decision]] = {}
         for decision in made.decisions:
             by_run.setdefault(decision.record.run, []).append(decision)
@@ -150,8 +140,8 @@ class Keeper:
     # --- what is known -------------------------------------------------------------------------
 
     def _note_roots(self) -> None:
-        for record in self.book.records.values():
-            self.storage.trash_of(record)
+        for root in {record.path.rpartition("/")[0] for record in self.book.records.values()}:
+            self.storage.trash(Path(root))
         roots = sorted(map(str, self.storage.roots()))
         if roots != self.context.state.get(ROOTS_KEY, []):
             self.context.state[ROOTS_KEY] = roots
@@ -183,14 +173,17 @@ class Keeper:
             elif answer.faults:
                 record.faults = "; ".join(answer.faults[:5])
                 self.book.keep(record)
-                self._publish(self.incidents.report(damaged_alert(record, self.book.host)))
+                self.watch.report(damaged_alert(record, self.book.host))
             else:
                 record.verified = self._wall()
                 self.book.keep(record)
 
-    def _forget_vanished(self) -> None:
+    async def _forget_vanished(self) -> None:
         """Somebody else deleted it, or we did and were killed before we could say so."""
-        for record in [record for record in self.book.records.values() if vanished(record)]:
+        records = list(self.book.records.values())
+        for record in await asyncio.to_thread(lambda: [one for one in records if vanished(one)]):
+            if self.book.records.get(record.id) is not record:
+                continue  # an event came meanwhile
             entry = self.storage.trash_of(record).why_deleted(record.id)
             reason = entry.reason if entry else "it is no longer on the disk; trainbus did not delete it"
             self.book.trash(record.id)
@@ -227,7 +220,7 @@ class Keeper:
         records = list(self.book.records.values())
         if self.config.thin != "never":
             await asyncio.to_thread(lambda: [look_at(record) for record in records])
-        marks = {record.id: known for record in records if (known := self.book.marks(record))}
+        marks = self.book.marks(records)
         for lease in await asyncio.to_thread(self.context.held):
             marks.setdefault(lease.resource, []).append(f"leased by {lease.holder}{f': {lease.reason}' if lease.reason else ''}")
         self._planned = self.book.version
@@ -250,33 +243,6 @@ class Keeper:
             self.context.state[PLAN_KEY + run] = victims
         else:
             del self.context.state[PLAN_KEY + run]
-
-    def _warn(self, made: Plan, disks: Sequence[DiskState]) -> None:
-        blocked = blocked_alert(self.book.host, made.unmet)
-        self._publish(self.incidents.report(blocked) if made.unmet else self.incidents.clear(blocked))
-        now = self._wall()
-        measure = now - self._measured >= METRICS_EVERY * 1e9
-        for disk in disks:
-            here = [record for record in self.book.records.values() if record.path.rpartition("/")[0] in disk.directories]
-            rate = bytes_per_second(here)
-            left = disk.free / rate if rate else None
-            if self.config.warn_free_bytes:
-                alert = disk_alert(self.book.host, disk, self.config.warn_free_bytes, left)
-                self._publish(self.incidents.report(alert) if disk.free < self.config.warn_free_bytes else self.incidents.clear(alert))
-            if measure:
-                taken = float(sum(record.bytes or 0 for record in here))
-                for name, value in (("free", float(disk.free)), ("checkpoints", taken), ("trash", float(disk.trash))):
-                    self.context.publish(Metric(name=f"disk/{disk.name}/{name}", value=value, unit="bytes", time=now))
-                self._measured = now
-
-    def _back_up(self) -> None:
-        for ended in self._schedule.tick(time.monotonic()):
-            alert = backup_alert(self.book.host, ended.failed)
-            self._publish(self.incidents.report(alert) if ended.failed else self.incidents.clear(alert))
-
-    def _publish(self, alert: Alert | None) -> None:
-        if alert is not None:
-            self.context.publish(alert)
 
     # --- the deed ------------------------------------------------------------------------------
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Iterable, MutableMapping
 from operator import attrgetter
 from typing import Any
 
@@ -64,12 +64,11 @@ class RunMarks(Struct, array_like=True):
     resumed_step: int | None = None
     writing: list[str] = field(default_factory=list)
 
-    def resumed(self, run: str, record: Record) -> bool:
-        """Whether the run (these marks are its) goes on from this checkpoint, which may be another run's."""
+    def names(self, run: str) -> set[object]:
+        """By what the checkpoint can be known that the run (these marks are its) goes on from, which may be another run's."""
         if not self.resumed_from:
-            return False
-        named = record.run in (run, self.resumed_from) and self.resumed_step == record.step
-        return named or self.resumed_from in (record.id, record.path.rstrip("/"))
+            return set()
+        return {self.resumed_from, (run, self.resumed_step), (self.resumed_from, self.resumed_step)}
 
 
 class Book:
@@ -169,11 +168,22 @@ class Book:
             runs.setdefault(record.run, []).append(record)
         return runs
 
-    def marks(self, record: Record) -> list[str]:
-        """Why a checkpoint must not go whatever the policies say, as far as events tell. May be called from any thread."""
-        found = [f"run {run} resumed from it" for run, marks in list(self.runs.items()) if marks.resumed(run, record)]
-        if any(record.path in marks.writing for marks in list(self.runs.values())):
-            found.append("its directory is being written")
+    def marks(self, records: Iterable[Record]) -> dict[str, list[str]]:
+        """By id: why a checkpoint must not go whatever the policies say, as far as events tell."""
+        writing = {path for marks in self.runs.values() for path in marks.writing}
+        resumed: dict[object, list[str]] = {}
+        for run, marks in self.runs.items():
+            for name in marks.names(run):
+                resumed.setdefault(name, []).append(f"run {run} resumed from it")
+        found: dict[str, list[str]] = {}
+        for record in records:
+            reasons = [
+                reason for name in (record.id, record.path.rstrip("/"), (record.run, record.step)) for reason in resumed.get(name, ())
+            ]
+            if record.path in writing:
+                reasons.append("its directory is being written")
+            if reasons:
+                found[record.id] = list(dict.fromkeys(reasons))
         return found
 
     def _complete(self, event: events.Checkpoint) -> None:
