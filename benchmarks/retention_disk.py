@@ -2,6 +2,7 @@
 
 A training process computes for about 27 ms a step, writes a line of its log, and saves 16 MB to the disk every 20 steps. Blocks with
 and without a deletion (into the trash, then emptied, as the plugin does it) take turns, so that what else the machine does falls on both.
+With --realtime (root) the training has precedence over everything else on its core: what remains is what the deletion does to it.
 
 Run: python benchmarks/retention_disk.py [--pairs 10] [--gigabytes 1] [--directory DIR] [--json]
 """
@@ -14,7 +15,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 from trainbus.plugins.retention.records import Record
@@ -22,14 +22,13 @@ from trainbus.plugins.retention.sweeper import Sweeper
 from trainbus.plugins.retention.trash import Trash
 
 LIMIT = 0.02
-BLOCK_STEPS = 100
+BLOCK_STEPS = 160
 SAVE_EVERY = 20
 SAVE_BYTES = 16 * 1024 * 1024
-STEP_SECONDS = 0.027
 
 TRAINING = """
 import os, sys, time
-out, steps, save_every, save_bytes, rounds = sys.argv[1], *map(int, sys.argv[2:6])
+out, steps, save_every, save_bytes = sys.argv[1], *map(int, sys.argv[2:5])
 content = os.urandom(1 << 20)
 
 def compute(n):
@@ -39,7 +38,12 @@ def compute(n):
     return total
 
 log = open(os.path.join(out, "log.jsonl"), "a")
+rounds = 0
 for line in sys.stdin:
+    if not rounds:
+        began = time.perf_counter()
+        compute(1_000_000)
+        rounds = int(1_000_000 * 0.027 / (time.perf_counter() - began))
     times = []
     for step in range(steps):
         began = time.perf_counter()
@@ -53,15 +57,6 @@ for line in sys.stdin:
         times.append(time.perf_counter() - began)
     print(sum(times) / len(times), sorted(times)[len(times) // 2], flush=True)
 """
-
-
-def calibrate():
-    """How many rounds take a step's time here."""
-    began = time.perf_counter()
-    total = 0
-    for number in range(1_000_000):
-        total += number * number
-    return int(1_000_000 * STEP_SECONDS / (time.perf_counter() - began))
 
 
 def checkpoint(out, gigabytes):
@@ -82,13 +77,17 @@ def main():
     parser.add_argument("--pairs", type=int, default=10)
     parser.add_argument("--gigabytes", type=int, default=1)
     parser.add_argument("--directory", type=Path)
+    parser.add_argument("--realtime", action="store_true")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    rounds = calibrate()
     with tempfile.TemporaryDirectory(dir=arguments.directory) as folder:
         out = Path(folder)
-        command = [sys.executable, "-c", TRAINING, folder, *map(str, (BLOCK_STEPS, SAVE_EVERY, SAVE_BYTES, rounds))]
+        command = [sys.executable, "-c", TRAINING, folder, *map(str, (BLOCK_STEPS, SAVE_EVERY, SAVE_BYTES))]
         training = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+        if arguments.realtime:
+            os.sched_setscheduler(training.pid, os.SCHED_FIFO, os.sched_param(1))
+            os.sched_setaffinity(training.pid, {0})
 
         def block(action=None):
             training.stdin.write("go\n")

@@ -111,6 +111,21 @@ def test_prune_moves_into_the_trash_with_a_digest_in_the_ledger_and_restore_brin
     assert cli("list", bare, "--trash", "--json")[1] == []
 
 
+def test_173_checkpoints_in_three_tiers_free_exactly_what_then_lies_in_the_trash(cli, tmp_path):
+    """The case of the superseded system, on a disk."""
+    out, config = tmp_path / "out", tmp_path / "trainbus.toml"
+    for step in range(100, 17_301, 100):
+        make(out, step, marker=False, optimizer=step)
+    tiers = "tiers = [{ count = 20 }, { count = 20, every = 200 }, { every = 1000 }]"
+    config.write_text(f"[plugin.retention]\nmin_age = 0\nkeep_newest = 1\nkeep_best = []\nkeep = [{{ policy = 'tiers', {tiers} }}]\n")
+    code, found = cli("prune", out, "--config", config, "--yes", "--quick", "--json")
+    expected = [*range(1_000, 11_001, 1_000), *range(11_400, 15_201, 200), *range(15_400, 17_301, 100)]
+    assert (code, len(found["delete"]), steps(found["keep"])) == (0, 122, expected)
+    assert here(out) == [f"checkpoint-{step}" for step in expected]
+    assert all(row["reasons"] for row in [*found["keep"], *found["delete"]])
+    assert found["frees"] == sum(file.stat().st_size for file in (out / ".trash").rglob("checkpoint-*/*"))
+
+
 def test_prune_can_delete_for_good_at_once(cli, bare):
     """When the disk is full now."""
     assert cli("prune", bare, *NOW, "--set", "keep_newest=1", "--yes", "--empty")[0] == 0

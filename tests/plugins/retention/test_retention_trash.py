@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from tests.plugins.retention.support import actions, here, in_trash, make, record, seal
+from trainbus.plugins.retention import sweeper
 from trainbus.plugins.retention.pins import Pin, pin, pin_of, unpin
 from trainbus.plugins.retention.recognition import NotACheckpoint
 from trainbus.plugins.retention.sweeper import empty
@@ -89,6 +90,19 @@ def test_emptying_keeps_the_content_of_hard_links_and_follows_no_symbolic_link(o
     assert in_trash(out) == []
     assert (tmp_path / "snapshot").read_bytes() == before
     assert (tmp_path / "elsewhere/precious").read_text() == "keep me"
+
+
+def test_a_large_file_goes_piece_by_piece_but_not_one_that_a_snapshot_holds_too(out, tmp_path, monkeypatch):
+    """No piece is larger than told, and a hard link keeps every byte."""
+    monkeypatch.setattr(sweeper, "PIECE_BYTES", 100)
+    path = make(out, 7, optimizer=1_000)
+    (path / "shared.bin").write_bytes(b"s" * 1_000)
+    os.link(path / "shared.bin", tmp_path / "snapshot")
+    trash, pieces = Trash(out), []
+    assert empty(trash, trash.put(record(path, 7), reason=""), pause=lambda size: pieces.append(size) or True)
+    assert pieces.count(100) >= 10
+    assert max(pieces) <= 200
+    assert (tmp_path / "snapshot").read_bytes() == b"s" * 1_000
 
 
 def test_a_trash_folder_that_became_a_symbolic_link_is_neither_emptied_nor_restored_from(out, tmp_path):

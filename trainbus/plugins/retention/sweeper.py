@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import queue
+import stat
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,9 @@ from msgspec import Struct
 
 from trainbus.plugins.retention.recognition import opened
 from trainbus.plugins.retention.trash import EMPTYING, TRASH, Trash, Trashed
+
+PIECE_BYTES = 32 * 1024 * 1024
+"""A tenth of a second at the default rate."""
 
 
 class SweeperStats(Struct, frozen=True, kw_only=True):
@@ -85,14 +89,12 @@ class Sweeper:
 
 
 def empty(trash: Trash, thing: Trashed, *, pause: Callable[[int], bool] = lambda _: True) -> bool:
-    """Delete one thing for good: condemn it, then file by file.
-
-    Files are unlinked, never truncated: a snapshot may hold the same content by a hard link.
+    """Delete one thing for good: condemn it, then file by file, large ones piece by piece.
 
     Args:
         trash: Where it lies.
         thing: It.
-        pause: Called with the bytes of each file that is gone; False stops, and the rest is deleted another time.
+        pause: Called with the bytes of each piece that is gone; False stops, and the rest is deleted another time.
 
     Returns:
         Whether nothing is left of it.
@@ -110,9 +112,7 @@ def empty(trash: Trash, thing: Trashed, *, pause: Callable[[int], bool] = lambda
         # By handles: a directory in it that becomes a symbolic link meanwhile leads nowhere else.
         for _, folders, files, directory in os.fwalk(".", topdown=False, dir_fd=handle):
             for name in files:
-                found = os.stat(name, dir_fd=directory, follow_symlinks=False)
-                os.unlink(name, dir_fd=directory)
-                if not pause(found.st_size if found.st_nlink == 1 else 0):
+                if not _delete_file(name, directory, pause):
                     return False
             for name in folders:
                 try:
@@ -122,3 +122,23 @@ def empty(trash: Trash, thing: Trashed, *, pause: Callable[[int], bool] = lambda
     place.rmdir()
     trash.emptied(condemned)
     return True
+
+
+def _delete_file(name: str, directory: int, pause: Callable[[int], bool]) -> bool:
+    """False when it was told to stop.
+
+    Freeing gigabytes in one go holds up everybody's fsync on that disk, so a large file is shortened from its end before it is unlinked.
+    Not one that has other names: a snapshot holds the same content by a hard link.
+    """
+    found = os.stat(name, dir_fd=directory, follow_symlinks=False)
+    if stat.S_ISREG(found.st_mode) and found.st_size > PIECE_BYTES:
+        handle = os.open(name, os.O_WRONLY | os.O_NOFOLLOW, dir_fd=directory)
+        try:
+            while (found := os.fstat(handle)).st_nlink == 1 and found.st_size > PIECE_BYTES:
+                os.ftruncate(handle, found.st_size - PIECE_BYTES)
+                if not pause(PIECE_BYTES):
+                    return False
+        finally:
+            os.close(handle)
+    os.unlink(name, dir_fd=directory)
+    return pause(found.st_size if found.st_nlink == 1 else 0)
