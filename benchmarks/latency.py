@@ -159,10 +159,7 @@ def bench(quick: bool) -> Result:
         Bar("immediate flush, p50", immediate["p50"], P50_BAR_MS, "ms"),
         Bar("immediate flush, p99", immediate["p99"], P99_BAR_MS, "ms"),
         Bar("default flush, p99", gathered["p99"], default * 1e3 + DEFAULT_EXTRA_MS, "ms"),
-        Bar("immediate flush, p50 over two bare hops and one flush of this machine", immediate["p50"], floor, "ms"),
     ]
-    if peer := best.get("Redis streams, fsync always"):
-        bars.append(Bar("immediate flush, p50 beside Redis streams with fsync always", immediate["p50"], peer["p50"], "ms"))
     return Result(
         "Latency",
         f"{RATE} events/s with ten metrics, {count} of them a round, {rounds} rounds, all paths in turn; the best round of each counts.",

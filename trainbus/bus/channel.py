@@ -57,6 +57,7 @@ class Channel:
         self._socket: zmq.Socket[bytes] | None = None
         self._monitor: zmq.Socket[bytes] | None = None
         self._blocked = False
+        self._nothing_came = False
 
     @property
     def address(self) -> str | None:
@@ -69,15 +70,9 @@ class Channel:
         socket, link = self._socket, self.link
         if socket is None:
             return
-        self._watch(now)
-        while _events(socket) & zmq.POLLIN:
-            frame = socket.recv(zmq.NOBLOCK)
-            try:
-                message = wire.decode_message(frame)
-            except msgspec.DecodeError:  # a newer broker's message: the answer to something that we didn't say
-                self.undecodable += 1
-                continue
-            link.receive(message, now)
+        if not self._nothing_came:
+            self._take_in(socket, now)
+        self._nothing_came = False
         self._blocked = False
         while link.state is not State.OFFLINE:
             if not _events(socket) & zmq.POLLOUT:
@@ -88,6 +83,17 @@ class Channel:
                 break
             socket.send(wire.encode(outgoing), zmq.NOBLOCK)
 
+    def _take_in(self, socket: zmq.Socket[bytes], now: float) -> None:
+        self._watch(now)
+        while _events(socket) & zmq.POLLIN:
+            frame = socket.recv(zmq.NOBLOCK)
+            try:
+                message = wire.decode_message(frame)
+            except msgspec.DecodeError:  # a newer broker's message: the answer to something that we didn't say
+                self.undecodable += 1
+                continue
+            self.link.receive(message, now)
+
     def wait(self, timeout: float, wake: Iterable[int] = ()) -> None:
         """Wait until something can be pumped, one of the file descriptors ``wake`` is readable, or ``timeout`` seconds are over."""
         poller = zmq.Poller()
@@ -96,7 +102,8 @@ class Channel:
         if self._socket is not None and self._monitor is not None:
             poller.register(self._socket, zmq.POLLIN | zmq.POLLOUT if self._blocked else zmq.POLLIN)
             poller.register(self._monitor, zmq.POLLIN)
-        poller.poll(max(0, int(timeout * 1000 + 0.999)))
+        ready = {source for source, _ in poller.poll(max(0, int(timeout * 1000 + 0.999)))}
+        self._nothing_came = self._monitor is not None and self._socket not in ready and self._monitor not in ready
 
     def wake_at(self) -> float:
         """When `pump` is due even if nothing happens."""

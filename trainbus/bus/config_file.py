@@ -96,12 +96,7 @@ def load(path: Path | None = None, *, overrides: Sequence[str] = (), environment
     if file is not None:
         text = _read(file)
         data = _parse(text, file)
-        lines = key_lines(text)
-        for key, value in flatten(data):
-            if value == {}:  # an empty section sets nothing
-                continue
-            line = _line_of(key, lines)
-            origins[key] = Origin(source="file", where=f"{file}:{line}" if line else str(file), line=line)
+        origins = _file_origins(text, data, file)
     for variable in sorted(name for name in variables if name.startswith(VARIABLE_PREFIX)):
         parts = variable.removeprefix(VARIABLE_PREFIX).lower().split("__")
         _put(data, origins, parts, parse_value(variables[variable]), Origin(source="environment", where=variable))
@@ -112,6 +107,25 @@ def load(path: Path | None = None, *, overrides: Sequence[str] = (), environment
         _put(data, origins, split_key(key.strip()), parse_value(value.strip()), Origin(source="--set", where=f"--set {override}"))
     refuse(mistakes(data, Config), file=file, origins=origins)
     return Loaded(config=msgspec.convert(data, Config), file=file, origins=origins)
+
+
+def file_origins(file: Path) -> dict[str, Origin]:
+    """Where the keys of a file stand, for messages about a section that was read elsewhere; empty when it can't be read any more."""
+    try:
+        text = _read(file)
+        return _file_origins(text, _parse(text, file), file)
+    except ConfigError:
+        return {}
+
+
+def _file_origins(text: str, data: Mapping[str, Any], file: Path) -> dict[str, Origin]:
+    lines = key_lines(text)
+    origins = {}
+    for key, value in flatten(data):
+        if value != {}:  # an empty section sets nothing
+            line = _line_of(key, lines)
+            origins[key] = Origin(source="file", where=f"{file}:{line}" if line else str(file), line=line)
+    return origins
 
 
 def validate_section(

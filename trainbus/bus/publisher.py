@@ -183,7 +183,7 @@ class Publisher:
         """Wait until everything published so far is acknowledged.
 
         Returns:
-            True when it is; False after ``timeout`` seconds, or half a second without a broker that answers.
+            True when it is; False after ``timeout`` seconds, or earlier: after 0.7 s without a known broker, 2 s without an answer.
         """
         if self._closed:
             return self._outbox.acknowledged >= self._outbox.next
@@ -191,7 +191,7 @@ class Publisher:
         return self._sender.flush(timeout)
 
     def close(self, timeout: float = 5.0) -> bool:
-        """End the source: send what is left for at most ``timeout`` seconds (half a second without a broker that answers).
+        """End the source: send what is left for at most ``timeout`` seconds (0.7 without a known broker, 2 without an answer).
 
         Returns:
             True when everything is acknowledged; otherwise the rest stays in the spool, for `trainbus spool drain` or the next publisher.

@@ -286,8 +286,8 @@ class Run:
         """End the run. Only the first call counts.
 
         Returns:
-            True when everything is in the journal; False after ``timeout`` seconds (half a second without a broker): the rest waits
-            in the spool.
+            True when everything is in the journal; False after ``timeout`` seconds (0.7 without a known broker, 2
+            without an answer): the rest waits in the spool.
         """
         if not self._closed and not self._publisher.forked:
             self._closed = True

@@ -32,12 +32,15 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("trainbus")
 
-NO_ANSWER_SECONDS = 0.5
-"""flush() and close() wait no longer than this for a broker that does not answer."""
+NO_BROKER_SECONDS, NO_ANSWER_SECONDS = 0.7, 2.0
+"""flush() and close() wait no longer than this where no broker is known (the connection file is looked for each 0.5 s), and where
+one is known that does not answer."""
 ACTIVE_SECONDS = 1.0
 """The thread goes on ticking this long after the last event, so that publish() need not wake it at each."""
 COPY_POLL_SECONDS = 0.002
 """How often copies from an accelerator are looked at while there are any."""
+OFFLINE_TICK_SECONDS = 0.05
+"""Without a broker the thread only keeps the spool's pages ready: `PREFAULT_BYTES` last a tight loop for longer than this."""
 LISTEN_SECONDS = 0.1
 """With a longer flush interval messages are read as they come: commands must not wait for it."""
 FAULT_PAUSE_SECONDS = 0.5
@@ -135,7 +138,7 @@ class Sender:
         while self._outbox.acknowledged < target:
             now = time.monotonic()
             left = started + timeout - now
-            if left <= 0 or self._ended.is_set() or (not self.connected and now - started > NO_ANSWER_SECONDS):
+            if left <= 0 or self._ended.is_set() or (not self.connected and now - started > self._patience()):
                 return False
             self._flush_asked = True
             self.wake()
@@ -213,7 +216,7 @@ class Sender:
         elif self._publisher.waiting:
             until = min(until, now + COPY_POLL_SECONDS)
         elif not self._immediate and now < self._active_until:
-            until = min(until, self._flush_at)
+            until = min(until, self._flush_at if self.connected else now + max(self._tick, OFFLINE_TICK_SECONDS))
         else:
             self.asleep = True
             if self._outbox.next != self._seen_next:  # published before it could see the flag
@@ -239,8 +242,12 @@ class Sender:
         if self.connected:
             return False
         nothing_to_say = self._outbox.acknowledged >= self._outbox.next
-        nobody_there = self._channel is None or self._channel.address is None
-        return nothing_to_say or nobody_there or now - since > NO_ANSWER_SECONDS
+        return nothing_to_say or self._channel is None or self._channel.address is None or now - since > self._patience()
+
+    def _patience(self) -> float:
+        """Seconds to wait for a broker that has not welcomed us."""
+        known = self._channel is not None and self._channel.address is not None
+        return NO_ANSWER_SECONDS if known else NO_BROKER_SECONDS
 
     def _end(self) -> None:
         """Close everything; whoever waits in close() or flush() goes on."""

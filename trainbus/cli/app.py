@@ -6,6 +6,7 @@ Exit codes: 0 done · 1 and 3 to 9 an error of `trainbus.errors` (each class has
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import traceback
@@ -28,6 +29,20 @@ EXTRA_OF_MODULE = {
     "psutil": "memory", "pynvml": "memory", "aiohttp": "web", "tsdownsample": "web", "pyarrow": "parquet",
 }  # fmt: skip
 """Which extra brings a module that isn't part of the core."""
+
+_RIGHTS = "Look at its rights, or set TRAINBUS_HOME to a folder that you may write to."
+_IN_THE_WAY = "A file is where a folder should be, or the other way round: move it, or name another place."
+HINT_OF_ERRNO = {
+    errno.ENOSPC: "The disk is full: free some space, or set TRAINBUS_HOME to another disk.",
+    errno.EDQUOT: "Your quota is used up: free some space, or set TRAINBUS_HOME to another disk.",
+    errno.EACCES: _RIGHTS,
+    errno.EPERM: _RIGHTS,
+    errno.EROFS: _RIGHTS,
+    errno.EEXIST: _IN_THE_WAY,
+    errno.ENOTDIR: _IN_THE_WAY,
+    errno.EISDIR: _IN_THE_WAY,
+}
+"""What to do when the operating system refuses something for a reason that a person can mend."""
 
 
 class UsageError(TrainbusError):
@@ -90,9 +105,21 @@ def run(arguments: list[str]) -> int:
             return _fail(InternalError(f"ModuleNotFoundError: {error}", hint=DEBUG_HINT), as_json)
         problem = f"This needs the module {missing}, which is not installed."
         return _fail(TrainbusError(problem, hint=f"pip install 'trainbus[{extra}]'", extra=extra), as_json)
+    except OSError as error:
+        return _fail(_refused_by_system(error), as_json)
     except Exception as error:  # noqa: BLE001 - the last resort: one line for people, the traceback on demand
         return _fail(InternalError(f"{type(error).__name__}: {error}", hint=DEBUG_HINT), as_json)
     return result if isinstance(result, int) else 0
+
+
+def _refused_by_system(error: OSError) -> TrainbusError:
+    """A full disk, missing rights or a file in the way: named, and no fault of ours."""
+    if error.errno not in HINT_OF_ERRNO:
+        return InternalError(f"{type(error).__name__}: {error}", hint=DEBUG_HINT)
+    from trainbus.bus.home import home  # loads msgspec: not for `trainbus --help`
+
+    where = error.filename or home()
+    return TrainbusError(f"{where}: {error.strerror}.", hint=HINT_OF_ERRNO[error.errno], file=str(where), errno=error.errno)
 
 
 def _fail(error: TrainbusError, as_json: bool) -> int:

@@ -11,8 +11,8 @@ import msgspec
 
 from trainbus.bus.client import Client
 from trainbus.bus.config_file import load, parse_value
-from trainbus.bus.credentials import PREFIX, VARIABLE, chosen, resolve, store_remote
-from trainbus.bus.home import home, read_connection
+from trainbus.bus.credentials import PREFIX, VARIABLE, resolve, store_remote
+from trainbus.bus.home import home
 from trainbus.cli.options import config_options
 from trainbus.cli.output import note
 from trainbus.errors import ConfigError
@@ -42,11 +42,9 @@ def command(
     root = home()
     if token is not None:
         _use(root, token)
-    if chosen(root) is None:
-        read_connection(root)  # no broker is told at once here; later the host waits for one that went away
-    else:
-        with Client(root=root, timeout=ANSWER_WITHIN) as client:  # so is a token that opens nothing
-            client.status()
+    # No broker, a dead one and a token that opens nothing are told at once here; later the host waits for one that went away.
+    with Client(root=root, timeout=ANSWER_WITHIN) as client:
+        client.status()
     found = registry.development(plugin, name) if ":" in plugin else registry.find(plugin)
     loaded = load(config_path, overrides=overrides)
     table = dict(loaded.config.plugin.get(found.name, {}))

@@ -10,11 +10,16 @@ from rich.text import Text
 
 from trainbus.bus.config import BusConfig
 from trainbus.bus.config_docs import Setting, settings, toml_value
-from trainbus.bus.config_file import FILE_NAME, Loaded, find, load
+from trainbus.bus.config_file import FILE_NAME, Loaded, find, load, refuse
+from trainbus.bus.validation import Mistake, mistakes
 from trainbus.cli.app import UsageError
 from trainbus.cli.options import config_options, json_option
 from trainbus.cli.output import NOTHING, note, print_json, print_table, stdout, table
 from trainbus.errors import ConfigError
+
+
+class NoSettings(msgspec.Struct, forbid_unknown_fields=True):
+    """The schema of a plugin that has none."""
 
 
 @click.group(name="config")
@@ -81,11 +86,31 @@ def _default(setting: Setting) -> str | None:
 def check(config_path: Path | None, overrides: tuple[str, ...], as_json: bool) -> None:
     """Check the configuration and name every mistake; exit code 2 when there is one."""
     loaded = load(config_path, overrides=overrides)
+    unused = _check_sections(loaded)
     if as_json:
-        print_json({"ok": True, "file": str(loaded.file) if loaded.file else None})
-    else:
-        click.echo(f"{loaded.file or 'The default configuration'} is all right.")
-        note("Sections of plugins are checked in full when they start: `trainbus up` refuses what a plugin doesn't know.")
+        print_json({"ok": True, "file": str(loaded.file) if loaded.file else None, "unused": unused})
+        return
+    click.echo(f"{loaded.file or 'The default configuration'} is all right.")
+    for section in unused:
+        note(f"[{section}] is not used: no plugin of that name is installed.")
+
+
+def _check_sections(loaded: Loaded) -> list[str]:
+    """What the owners of sections would say: trainer and plugins (which are imported for it). Returns the sections of nobody."""
+    from trainbus.cli.plugin_commands import installed_plugins, schema_of_plugin
+    from trainbus.trainer_node.config import TrainerConfig
+
+    config, installed = loaded.config, installed_plugins()
+    found = mistakes(config.trainer, TrainerConfig, "trainer")
+    for place, name in enumerate(config.plugins):
+        if name not in installed:
+            allowed = f"an installed plugin: {', '.join(installed)}"
+            found.append(Mistake(key=f"plugins[{place}]", found=toml_value(name), allowed=allowed))
+    for name, section in config.plugin.items():
+        if name in installed:
+            found += mistakes(section, schema_of_plugin(name) or NoSettings, f"plugin.{name}")
+    refuse(found, file=loaded.file, origins=loaded.origins)
+    return [f"plugin.{name}" for name in config.plugin if name not in installed]
 
 
 @command.command()

@@ -41,6 +41,10 @@ STATE_STYLES = {
 }  # fmt: skip
 
 
+FOR_PROGRAMS = frozenset({"code", "alive", "waited", "exception", "errno"})
+"""Facts of errors that --json tells and that would only puzzle people."""
+
+
 class _Console(Console):
     def on_broken_pipe(self) -> None:
         """Leave the decision to `trainbus.cli.app`: rich would exit with 1."""
@@ -197,10 +201,11 @@ def print_error(error: TrainbusError, *, as_json: bool = False) -> None:
         print_json({"error": {"code": error.code, "problem": error.problem, "hint": error.hint, **error.facts}})
         return
     console = stderr()
-    console.print(Text.assemble(("error: ", "bold red"), error.problem), soft_wrap=not console.is_terminal)
+    wrap = not console.is_terminal  # in a pipe or a log a sentence stays one line, for grep and for `up --detach`, which reads it
+    console.print(Text.assemble(("error: ", "bold red"), error.problem), soft_wrap=wrap)
     if error.hint:
-        console.print(Text.assemble(("hint:  ", "bold cyan"), error.hint), soft_wrap=not console.is_terminal)
+        console.print(Text.assemble(("hint:  ", "bold cyan"), error.hint), soft_wrap=wrap)
     said = f"{error.problem} {error.hint}"
     for name, value in error.facts.items():
-        if isinstance(value, str | int | float) and str(value) and str(value) not in said:
-            console.print(Text(f"       {name}: {value}", style="dim"), soft_wrap=not console.is_terminal)
+        if name not in FOR_PROGRAMS and isinstance(value, str | int | float) and str(value) and str(value) not in said:
+            console.print(Text(f"       {name}: {value}", style="dim"), soft_wrap=wrap)

@@ -39,6 +39,11 @@ def schema_of_plugin(name: str) -> type[msgspec.Struct] | None:
     return schemas[0] if schemas else None
 
 
+def installed_plugins() -> list[str]:
+    """Names of all installed plugins; none is imported."""
+    return sorted({entry.name for entry in entry_points(group=ENTRY_POINT_GROUP)})
+
+
 def _load(name: str) -> pluggy.PluginManager | None:
     found = entry_points(group=ENTRY_POINT_GROUP, name=name)
     if not found:

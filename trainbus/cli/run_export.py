@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 import click
@@ -12,7 +13,7 @@ from trainbus.bus.client import Client
 from trainbus.bus.events import AnyEvent
 from trainbus.bus.export import FORMATS, Format, write, write_lines
 from trainbus.cli.app import UsageError
-from trainbus.cli.history import known_run
+from trainbus.cli.history import known_run, offset_before, parse_since
 from trainbus.cli.options import json_option, kind_option
 from trainbus.cli.output import note, number, print_json, progress, size
 
@@ -28,8 +29,19 @@ PASSES = {"jsonl": 1, "csv": 2, "parquet": 2}
 )
 @click.option("--force", is_flag=True, help="Overwrite FILE when it exists.")
 @kind_option
+@click.option("--since", metavar="TIME", help="Only events from TIME on: 10m, 2h, 3d (ago), or an ISO date and time.")
+@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="At most so many events, the first ones.")
 @json_option
-def export_command(run: str, form: Format | None, output: Path | None, force: bool, kinds: tuple[str, ...], as_json: bool) -> None:
+def export_command(
+    run: str,
+    form: Format | None,
+    output: Path | None,
+    force: bool,
+    kinds: tuple[str, ...],
+    since: str | None,
+    limit: int | None,
+    as_json: bool,
+) -> None:
     """Write a run's events to a file: JSONL, CSV or Parquet.
 
     JSONL holds everything. CSV and Parquet have one row for each event and one column for each field, metrics.loss for
@@ -37,13 +49,15 @@ def export_command(run: str, form: Format | None, output: Path | None, force: bo
     """
     chosen = form or _by_ending(output)
     _check(output, chosen, force, as_json)
+    begin = None if since is None else parse_since(since)
     with Client() as client:
         info = known_run(client, run)
         head = client.status().head
+        after = -1 if begin is None else offset_before(client, begin, head)
         with progress(f"exporting {info.run}", total=info.events * PASSES[chosen]) as bar:
 
             def read() -> Iterator[AnyEvent]:
-                for event in client.events(runs=[info.run], kinds=kinds, upto=head):
+                for event in islice(client.events(runs=[info.run], kinds=kinds, after=after, upto=head), limit):
                     bar.advance(bar.task_ids[0])
                     yield event
 

@@ -16,11 +16,15 @@ MAX_ROWS = 10
 """Runs and sources shown: the newest. `trainbus runs list` shows all."""
 
 
-def plugin_table(plugins: Iterable[wire.PluginStatus]) -> Table:
-    """One line for each plugin."""
-    made = table("plugin", "state", "pid", "lag", "restarts", "dead letters", "up", "", right=("pid", "lag", "restarts", "dead letters"))
+def plugin_table(plugins: Iterable[wire.PluginStatus]) -> RenderableType:
+    """One line for each plugin, and below what needs room: addresses and errors, each by the plugin's name."""
+    made = table("plugin", "state", "pid", "lag", "restarts", "dead letters", "up", right=("pid", "lag", "restarts", "dead letters"))
+    told: list[RenderableType] = []
     for plugin in plugins:
-        told = Text(plugin.error, style="red") if plugin.error else Text(plugin.url, style="cyan")
+        if plugin.url:
+            told.append(Text.assemble((f"{plugin.name}: ", "bold"), (plugin.url, "cyan")))
+        if plugin.error:
+            told.append(Text.assemble((f"{plugin.name}: ", "bold"), (plugin.error, "red")))
         made.add_row(
             plugin.name,
             state(plugin.state),
@@ -29,9 +33,8 @@ def plugin_table(plugins: Iterable[wire.PluginStatus]) -> Table:
             str(plugin.restarts),
             Text(str(plugin.dead_letters), style="red" if plugin.dead_letters else ""),
             duration(plugin.uptime),
-            told,
         )
-    return made
+    return Group(made, *told)
 
 
 def broker_lines(status: wire.BrokerStatus) -> Text:

@@ -86,6 +86,9 @@ def _need_libraries() -> None:
 
 def _quiet_libraries() -> None:
     """Their bars and remarks would tear ours apart; warnings of what is really wrong still come."""
+    import logging
+
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of kernels that only 4-bit models on a CPU would use
     import transformers
 
     transformers.logging.set_verbosity_error()

@@ -20,12 +20,16 @@ from trainbus.bus.config import Config
 from trainbus.bus.config_file import find, load
 from trainbus.bus.credentials import VARIABLE
 from trainbus.bus.home import home, private_directory, read_connection
-from trainbus.bus.hosting.instance import Running, read_running, supervisor_pid
+from trainbus.bus.hosting import registry
+from trainbus.bus.hosting.instance import Running, read_running, refuse_a_second
 from trainbus.bus.hosting.supervisor import Source, run_supervisor
 from trainbus.cli.options import config_options, json_option
 from trainbus.cli.output import note, print_json, stderr, stdout
 from trainbus.cli.status_table import plugin_table
-from trainbus.errors import RefusedError, TrainbusError, UnreachableError
+from trainbus.errors import ConfigError, JournalError, PluginError, RefusedError, TrainbusError, UnreachableError
+
+KIND_OF_CODE = {kind.exit_code: kind for kind in (ConfigError, RefusedError, JournalError, PluginError)}
+"""The background process ended with one of these: so does this one."""
 
 POLL = 0.05
 """Seconds between looks at a supervisor that starts."""
@@ -58,7 +62,10 @@ def command(
         return config if chosen is None else msgspec.structs.replace(config, plugins=chosen)
 
     config = read()  # mistakes are told here, before anything starts
+    refuse_a_second(root)
     check_bind(config.bus.bind, keyed=read_book(root) is not None)
+    for name in config.plugins:
+        registry.find(name)
     # With --plugins the list in the file is not what runs, so `plugins add` must not edit it.
     source = Source(load=read, file=file.absolute() if file is not None and chosen is None else None)
     if detach:
@@ -82,9 +89,6 @@ def _detach(root: Path, timeout: float, as_json: bool) -> int:
 
     A new process and not a double fork: nothing of this one (threads, sockets, the terminal) is left in it.
     """
-    if (pid := supervisor_pid(root)) is not None:
-        problem = f"trainbus already runs in {root} (supervisor pid {pid})."
-        raise RefusedError(problem, hint="See `trainbus status`; stop it with `trainbus down`.", code="running", pid=pid)
     arguments = [argument for argument in sys.argv[1:] if argument not in ("--detach", "-d")]
     log = private_directory(root / "logs") / "up.log"
     with log.open("wb") as output:
@@ -94,7 +98,9 @@ def _detach(root: Path, timeout: float, as_json: bool) -> int:
         words = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
         if process.poll() is not None:
             problem, hint = _error_in(words)
-            raise TrainbusError(problem or f"trainbus up ended with exit code {process.returncode}.", hint=hint or f"See {log}.")
+            kind = KIND_OF_CODE.get(process.returncode, TrainbusError)
+            without = f"`trainbus up` without --detach shows why; so may {log}."
+            raise kind(problem or f"trainbus up ended with exit code {process.returncode}.", hint=hint or without)
         raise UnreachableError(f"Not everything is up after {timeout:g} s.", hint=f"See `trainbus status` and {log}.")
     failed = [plugin for plugin in running.plugins if plugin.state == "failed"]
     connection = read_connection(root)

@@ -18,6 +18,9 @@ FRESH = "config:"
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json")
 
+REASON_CHARACTERS = 200
+"""So much of a foreign error's first line is shown."""
+
 # A fresh model's configuration needs to name only what differs from this small Qwen3.
 SMALL_QWEN3: Mapping[str, Any] = {
     "model_type": "qwen3",
@@ -155,7 +158,7 @@ def from_config(settings: Mapping[str, Any], tokenizer: Any, dtype: str = "float
         return AutoModelForCausalLM.from_config(AutoConfig.for_model(**given), dtype=getattr(torch, dtype))
     except Exception as error:  # a foreign library's many exceptions, wrapped once at the edge
         hint = "Compare it with the config.json of a model of that type."
-        raise ModelError(f"No model can be made from {source}: {error}", hint=hint, file=source) from error
+        raise ModelError(f"No model can be made from {source}: {_reason(error)}", hint=hint, file=source) from error
 
 
 def _pretrained(config: TrainerConfig) -> Any:
@@ -195,8 +198,15 @@ def _with_adapters(model: Any, config: TrainerConfig) -> Any:
         raise ModelError(f"Adapters can't be put on {config.lora_targets}: {error}", hint=hint, key="trainer.lora_targets") from error
 
 
+def _reason(error: Exception) -> str:
+    """The first line of a foreign error, cut: transformers lists all 500 architectures that it knows."""
+    words = str(error).strip().splitlines()
+    line = words[0] if words else type(error).__name__
+    return line if len(line) <= REASON_CHARACTERS else f"{line[:REASON_CHARACTERS].rsplit(' ', 1)[0]} ..."
+
+
 def _unloadable(what: str, source: str, error: Exception) -> ModelError:
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    reason = _reason(error)
     if Path(source).expanduser().is_dir():
         return ModelError(
             f"The {what} in {source} can't be loaded: {reason}", hint="Its files may be damaged or incomplete: fetch it again.", file=source

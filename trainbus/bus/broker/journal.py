@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 from collections.abc import Sequence
 from itertools import chain
@@ -47,6 +48,9 @@ _HINTS = {
     sqlite3.SQLITE_FULL: "Free some disk space. Nothing is acknowledged until then; publishers keep their events in their spools.",
     sqlite3.SQLITE_BUSY: "Another process holds the journal's lock: close it. Publishers keep their events until then.",
 }
+
+_NO_ROOM = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM})
+"""Errors of a full or write-protected disk; a damaged file gives SQLITE_CORRUPT or SQLITE_NOTADB."""
 
 
 class JournalStats(msgspec.Struct, frozen=True):
@@ -208,6 +212,14 @@ class Journal:
         return JournalError(f"The journal {self.path} can't be written: {error}.", hint=hint, file=str(self.path), found=str(error))
 
     def _unusable(self, error: object) -> JournalError:
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF in _NO_ROOM:
+            free = shutil.disk_usage(self.path.parent).free
+            return JournalError(
+                f"The journal {self.path} can't be opened: {error}; {free / 2**20:,.1f} MiB are free on its disk.",
+                hint="Free some disk space, or look at the rights of the folder and its files. Publishers keep their events until then.",
+                file=str(self.path),
+                free=free,
+            )
         return JournalError(
             f"The journal {self.path} is damaged or can't be opened: {error}.",
             hint="Restore it from a copy, or move it (with its -wal and -shm files) aside: a new one is made, "

@@ -36,7 +36,7 @@ from trainbus.bus.broker.replay import HistoryReader
 from trainbus.bus.broker.sockets import Sockets
 from trainbus.bus.broker.worker import Worker
 from trainbus.bus.config import BusConfig
-from trainbus.errors import TrainbusError, UnreachableError
+from trainbus.errors import JournalError, TrainbusError, UnreachableError
 from trainbus.version import __version__
 
 logger = logging.getLogger(__name__)
@@ -158,7 +158,7 @@ class _Loop:
     def run(self, ready: Callable[[home.Connection], None] | None) -> None:
         """Announce the broker, serve, and take the announcement back."""
         with self._signals():
-            home.write_connection(self.connection, self._root)
+            self._announce()
             logger.info("broker listens on %s, journal %s", self.connection.router, self._journal.path)
             if ready is not None:
                 ready(self.connection)
@@ -198,7 +198,7 @@ class _Loop:
             if self._lifeline is not None and self._lifeline in found and not os.read(self._lifeline, 512):
                 logger.info("the process that started this broker has let go of it: stopping")
                 return
-            self._turn(receive=not full)
+            self._turn(receive=self._sockets.router in found, subscriptions=self._sockets.xpub in found)
 
     def _drain(self) -> None:
         """Take in what publishers have sent already, and commit it: they would only have to send it again."""
@@ -210,11 +210,11 @@ class _Loop:
             self._sockets.router.poll(int(DRAIN_QUIET_SECONDS * 100))
             now = time.monotonic()
 
-    def _turn(self, *, receive: bool) -> bool:
+    def _turn(self, *, receive: bool, subscriptions: bool = True) -> bool:
         """One round: take what is there, commit, send. Whether anything was received."""
         received = False
         now = time.monotonic()
-        for topic in self._sockets.subscriptions():
+        for topic in self._sockets.subscriptions() if subscriptions else ():
             if wire.COMMIT_TOPIC.startswith(topic):
                 self._core.subscribed()
         if receive:
@@ -349,6 +349,14 @@ class _Loop:
     def _quiet_wake(self) -> None:
         with suppress(BlockingIOError):
             os.read(self._wake_read, 4096)
+
+    def _announce(self) -> None:
+        try:
+            home.write_connection(self.connection, self._root)
+        except OSError as error:
+            file = home.connection_file(self._root)
+            hint = "Free some disk space, or look at the folder's rights. Publishers keep their events until then."
+            raise JournalError(f"{file} can't be written: {error.strerror}.", hint=hint, file=str(file)) from error
 
     def _withdraw(self) -> None:
         """Remove the connection file, unless another broker has announced itself in it meanwhile."""

@@ -6,6 +6,7 @@ HOME/up.json    what the supervisor last knew of broker and plugins
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 from pathlib import Path
@@ -46,10 +47,10 @@ class InstanceLock:
         except OSError:
             pid = _pid_in(self._fd)
             os.close(self._fd)
-            problem = f"trainbus already runs in {root} (supervisor pid {pid})."
-            raise RefusedError(problem, hint="See `trainbus status`; stop it with `trainbus down`.", code="running", pid=pid) from None
-        os.ftruncate(self._fd, 0)
-        os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
+            raise _already_runs(root, pid) from None
+        with contextlib.suppress(OSError):  # the disk is full: the lock holds all the same, it only can't say who has it
+            os.ftruncate(self._fd, 0)
+            os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
 
     def release(self) -> None:
         """Let the next one in."""
@@ -70,6 +71,22 @@ def supervisor_pid(root: Path) -> int | None:
         return None
     finally:
         os.close(fd)
+
+
+def refuse_a_second(root: Path) -> None:
+    """Say early what `InstanceLock` would say.
+
+    Raises:
+        RefusedError: A supervisor lives.
+    """
+    if (pid := supervisor_pid(root)) is not None:
+        raise _already_runs(root, pid)
+
+
+def _already_runs(root: Path, pid: int | None) -> RefusedError:
+    who = f"supervisor pid {pid}" if pid is not None else "its pid is not known"
+    problem = f"trainbus already runs in {root} ({who})."
+    return RefusedError(problem, hint="See `trainbus status`; stop it with `trainbus down`.", code="running", pid=pid)
 
 
 def write_running(root: Path, running: Running) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 import pluggy
 
-from trainbus.bus.config_file import validate_section
+from trainbus.bus.config_file import file_origins, validate_section
 from trainbus.bus.hosting.registry import Installed, closest, nearest
 from trainbus.errors import ConfigError, PluginError
 from trainbus.hookspecs import HOOK_API, Hooks, kind_of_hook
@@ -138,15 +138,16 @@ def check_config(name: str, schema: type[msgspec.Struct] | None, options: dict[s
     Raises:
         ConfigError: Names file, key path, what was found and what is allowed.
     """
-    where = f"{file}: " if file else ""
+    origins = file_origins(Path(file)) if file else {}
     if schema is None:
         if options:
             key = f"plugin.{name}.{next(iter(options))}"
-            raise ConfigError(
-                f"{where}{key} is not known: this plugin has no settings.", hint=f"Remove [plugin.{name}].", file=file, key=key
-            )
+            known = origins.get(key)
+            where = f"{known.where if known else file}: " if file else ""
+            problem = f"{where}{key} is not known: this plugin has no settings."
+            raise ConfigError(problem, hint=f"Remove [plugin.{name}].", file=file, key=key, line=known.line if known else None)
         return {}
-    return validate_section(options, schema, f"plugin.{name}", file=Path(file) if file else None)
+    return validate_section(options, schema, f"plugin.{name}", file=Path(file) if file else None, origins=origins)
 
 
 def _import(plugin: Installed) -> object:

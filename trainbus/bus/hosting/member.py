@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -70,10 +71,11 @@ class Member:
                 await self._live_once()
                 continue
             timeout = None if due is None else max(0.0, due - time.monotonic())
-            try:
-                await asyncio.wait_for(self._wake.wait(), timeout)
-            except TimeoutError:
-                continue
+            # Not wait_for(): in Python 3.11 it swallows a cancellation that comes together with what it waits for, and `stop` wakes
+            # this task the moment before it is cancelled: `trainbus down` would wait for ever.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(timeout):
+                    await self._wake.wait()
 
     async def stop(self, limit: float) -> None:
         """End it in order and keep it away; returns when it is gone, at the latest ``limit`` seconds and a margin later."""

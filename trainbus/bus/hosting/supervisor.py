@@ -77,6 +77,7 @@ class Supervisor:
         self._changing = asyncio.Lock()
         self._started = time.time_ns()
         self._written = b""
+        self._write_failed = False
 
     async def run(self) -> None:
         """Until SIGTERM, SIGINT or `down`.
@@ -306,8 +307,15 @@ class Supervisor:
             [running.state, running.broker, broker.state, [(p.name, p.state, p.pid, p.url) for p in running.plugins]]
         )
         if essence != self._written:
-            self._written = essence
-            write_running(self._root, running)
+            try:
+                write_running(self._root, running)
+            except OSError as error:
+                # A full disk must end neither this process nor the care for the child whose change is told here. The next tick tries again.
+                if not self._write_failed:
+                    self._own.say(f"up.json can't be written: {error.strerror}; without a broker `trainbus status` shows an older state")
+                self._write_failed = True
+                return
+            self._written, self._write_failed = essence, False
 
     def _broker_answered(self) -> None:
         if self._broker.ready.is_set():
