@@ -26,6 +26,7 @@ from trainbus.bus.config_docs import settings, toml_value
 from trainbus.bus.credentials import ROLES
 from trainbus.cli.app import cli
 from trainbus.cli.lazy import GROUPS, LAZY
+from trainbus.plugins.anomaly.catalogue import ALL_RULES, RulesConfig
 
 DOCS = Path(__file__).parent
 BLOCK = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -207,6 +208,22 @@ def context() -> str:
     return "\n\n".join(parts)
 
 
+def anomaly_rules() -> str:
+    """Every rule of the anomaly plugin: what it says, in which preset, with which defaults."""
+    rows = ["| rule | kind | preset | says | defaults |", "| --- | --- | --- | --- | --- |"]
+    for rule in ALL_RULES:
+        config = getattr(RulesConfig(), rule.name)
+        said = " ".join((inspect.getdoc(rule) or "").partition("\n\n")[0].split()).replace("``", "`").replace("|", "\\|")
+        presets = ", ".join(sorted(rule.presets)) if config.metrics else "when it has metrics"
+        values = ", ".join(
+            f"`{name} = {toml_value(list(value) if isinstance(value, tuple) else value)}`"
+            for name, value in ((name, getattr(config, name)) for name in config.__struct_fields__)
+            if name != "enabled" and value is not None
+        )
+        rows.append(f"| `{rule.name}` | {rule.kind} | {presets} | {said} | {values} |")
+    return "\n".join(rows)
+
+
 def proofs() -> str:
     """For each clause of the delivery contract, the tests whose docstrings name it."""
     found: dict[int, list[str]] = {}
@@ -237,7 +254,8 @@ def rights() -> str:
 
 
 GENERATORS: dict[str, Callable[[], str]] = {
-    one.__name__: one for one in (bus_settings, commands, event_kinds, messages, requests, results, frames, hooks, context, proofs, rights)
+    one.__name__: one
+    for one in (bus_settings, commands, event_kinds, messages, requests, results, frames, hooks, context, proofs, rights, anomaly_rules)
 }
 
 

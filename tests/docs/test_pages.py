@@ -102,10 +102,8 @@ def test_every_command_on_a_page_exists(words):
             option = word.partition("=")[0]
             assert option == "--help" or any(option in parameter.opts for parameter in command.params), f"{command.name} has no {option}"
         elif isinstance(command, click.Group) and not word.isupper() and word != "...":
-            if command is cli:
-                assert word in LAZY, f"there is no command {word}"
-                if importlib.util.find_spec(LAZY[word].target.partition(":")[0]) is None:
-                    return
+            if command is cli and word in LAZY and importlib.util.find_spec(LAZY[word].target.partition(":")[0]) is None:
+                return
             command = command.get_command(context, word)
             assert command is not None, f"no {word} in: {words}"
 

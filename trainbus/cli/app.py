@@ -27,6 +27,7 @@ EXTRA_OF_MODULE = {
     "torch": "trainer", "transformers": "trainer", "peft": "trainer", "bitsandbytes": "trainer",
     "datasets": "trainer", "accelerate": "trainer", "xxhash": "retention", "fsspec": "retention",
     "psutil": "memory", "pynvml": "memory", "aiohttp": "web", "tsdownsample": "web", "pyarrow": "parquet",
+    "apprise": "notify",
 }  # fmt: skip
 """Which extra brings a module that isn't part of the core."""
 

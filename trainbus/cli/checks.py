@@ -31,6 +31,7 @@ EXTRAS = {
     "memory": ("psutil", "nvidia-ml-py"),
     "web": ("aiohttp", "tsdownsample"),
     "parquet": ("pyarrow",),
+    "notify": ("apprise",),
 }
 """The packages that an extra brings along."""
 

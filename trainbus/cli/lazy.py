@@ -39,6 +39,7 @@ LAZY: dict[str, Lazy] = {
     "runs": Lazy("History", "trainbus.cli.runs:command", "List, show, export or delete runs."),
     "tail": Lazy("History", "trainbus.cli.tail:command", "Print events as they come, or the last ones."),
     "replay": Lazy("History", "trainbus.cli.replay:command", "Print a run's events again, at any speed."),
+    "backtest": Lazy("History", "trainbus.cli.backtest:command", "Run the anomaly rules over recorded histories."),
     "cursors": Lazy("History", "trainbus.cli.cursors:command", "List, reset or drop consumers; show dead letters."),
     "spool": Lazy("History", "trainbus.cli.spool:command", "List what publishers left behind, and send it."),
     "checkpoints": Lazy("Checkpoints", "trainbus.cli.checkpoints:command", "List, prune, pin, verify and restore checkpoints; versions."),

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import msgspec
 from msgspec import Struct, field
 
-from trainbus.bus.events import Checkpoint
-from trainbus.plugins.anomaly.incidents import Incident
-from trainbus.plugins.anomaly.observations import Observation
-from trainbus.plugins.anomaly.rules import Memory
+from trainbus.bus.events import Alert, Checkpoint
+from trainbus.plugins.anomaly.figures import Figures
+from trainbus.plugins.anomaly.incidents import Episode, Incident
+from trainbus.plugins.anomaly.track import Track
 
 HISTORY = 10
-"""Last values of a metric that a snapshot tells."""
+"""Last values of a metric that an alert and a snapshot tell."""
 MAX_SERIES = 256
 """Series of one run; further names are not watched, so that metrics named after examples can't fill the memory."""
+MAX_KEPT = 64
+"""Alerts whose snapshot is remembered as made."""
 MAX_CHECKPOINTS = 16
 """Complete checkpoints that are remembered for snapshots."""
 
@@ -29,33 +32,90 @@ class Kept(Struct, array_like=True):
     host: str
 
 
+class Lowest(Struct, array_like=True):
+    """The lowest value of a loss and its step."""
+
+    step: int
+    value: float
+
+
 class RunMemory(Struct, array_like=True):
-    """One run. ``series`` is by rule, then by metric; ``open`` and ``news`` by rule and metric; ``lowest`` is of every loss."""
+    """One run.
+
+    Args:
+        last_step: Of the last step event.
+        last_time: The latest stamp seen, ns.
+        epoch: Of the last step that named it.
+        clock: The last sign of progress, ns; 0 before the first.
+        busy: The trainer is in a phase (evaluating, saving) in which no steps are due.
+        learning_rate: The last one.
+        figures: What the running figures are made of.
+        acted: Steps at which each action was taken.
+        wanted: Snapshots of the next checkpoint that are still to be made: alert by id.
+        kept: Alerts for which a snapshot was made.
+        samples: The last ones, for snapshots.
+        ended: The run has ended.
+        tracks: The windows of the watched series.
+        memories: What each rule remembers, by series, then by rule.
+        episodes: Rules that are broken now, by rule and series.
+        incidents: Open alerts by id.
+        news: The alert of each rule that announces news, by rule and series.
+        quiet_until: Steps before which a rule with a cooldown stays silent, by rule and series.
+        history: Last (step, value) pairs of every series.
+        lowest: Of every loss.
+        checkpoints: Complete ones.
+    """
 
     last_step: int = 0
     last_time: int = 0
-    series: dict[str, dict[str, Memory]] = field(default_factory=dict)
-    open: dict[str, Incident] = field(default_factory=dict)
+    epoch: float | None = None
+    clock: int = 0
+    busy: bool = False
+    ranked: bool = False
+    learning_rate: float | None = None
+    tracks: dict[str, Track] = field(default_factory=dict)
+    memories: dict[str, dict[str, Any]] = field(default_factory=dict)
+    episodes: dict[str, Episode] = field(default_factory=dict)
+    incidents: dict[str, Incident] = field(default_factory=dict)
     news: dict[str, Incident] = field(default_factory=dict)
+    quiet_until: dict[str, int] = field(default_factory=dict)
     history: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
-    lowest: dict[str, tuple[int, float]] = field(default_factory=dict)
+    lowest: dict[str, Lowest] = field(default_factory=dict)
     checkpoints: list[Kept] = field(default_factory=list)
+    figures: Figures = field(default_factory=Figures)
+    acted: dict[str, int] = field(default_factory=dict)
+    wanted: dict[str, Alert] = field(default_factory=dict)
+    kept: list[str] = field(default_factory=list)
+    samples: list[dict[str, Any]] = field(default_factory=list)
+    ended: bool = False
 
-    def note(self, observation: Observation) -> bool:
+    def note(self, metric: str, step: int, value: float) -> bool:
         """Add a value to the history; False when it belongs to one series too many."""
-        values = self.history.get(observation.metric)
+        values = self.history.get(metric)
         if values is None:
             if len(self.history) >= MAX_SERIES:
                 return False
-            values = self.history[observation.metric] = []
-        values.append((observation.step, observation.value))
+            values = self.history[metric] = []
+        values.append((step, value))
         if len(values) > HISTORY:
             del values[0]
-        if observation.metric.endswith("loss") and math.isfinite(observation.value) and observation.value != 0.0:
-            lowest = self.lowest.get(observation.metric)
-            if lowest is None or observation.value < lowest[1]:
-                self.lowest[observation.metric] = (observation.step, observation.value)
+        if metric[-4:] == "loss" and math.isfinite(value) and value != 0.0:
+            lowest = self.lowest.get(metric)
+            if lowest is None:
+                self.lowest[metric] = Lowest(step, value)
+            elif value < lowest.value:
+                lowest.step, lowest.value = step, value
         return True
+
+    def note_sample(self, sample: dict[str, Any]) -> None:
+        """Remember one of the last samples."""
+        self.samples.append(sample)
+        if len(self.samples) > HISTORY:
+            del self.samples[0]
+
+    def note_kept(self, alert: str) -> None:
+        """A snapshot was made (or refused) for this alert: its updates ask for no second one."""
+        self.kept = [*self.kept, alert][-MAX_KEPT:]
 
     def note_checkpoint(self, event: Checkpoint) -> None:
         """Follow a checkpoint through its states; a path that is written again holds no older checkpoint any more."""
@@ -71,11 +131,17 @@ class RunMemory(Struct, array_like=True):
         return max((kept for kept in self.checkpoints if kept.host == host and kept.step < step), key=lambda kept: kept.step, default=None)
 
 
-_encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(RunMemory)
+def encode(memory: RunMemory) -> bytes:
+    """For the plugin's durable state."""
+    return msgspec.msgpack.encode(memory)
 
-encode = _encoder.encode
-"""``encode(memory) -> bytes`` for the plugin's durable state."""
 
-decode = _decoder.decode
-"""``decode(bytes) -> RunMemory``; raises ``msgspec.DecodeError`` for bytes of another version."""
+def decode(content: Any) -> RunMemory:
+    """Take a memory back: what `encode` gave, or the same as msgpack holds it. What rules remember stays as msgpack holds it.
+
+    Raises:
+        msgspec.DecodeError: It was written by another version.
+    """
+    if isinstance(content, bytes):
+        return msgspec.msgpack.decode(content, type=RunMemory)
+    return content if isinstance(content, RunMemory) else msgspec.convert(content, RunMemory)

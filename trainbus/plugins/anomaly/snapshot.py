@@ -24,6 +24,7 @@ from trainbus.plugins.anomaly.memory import Kept
 
 MARKER = "trainbus_checkpoint.json"
 METADATA = "metadata.json"
+EVENTS = "events.jsonl"
 NO_LINK = frozenset({errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.EACCES})
 """Errors after which a file is copied instead: another file system, one without hard links, too many of them."""
 
@@ -34,15 +35,30 @@ class SnapshotRefused(TrainbusError):  # noqa: N818 - nothing is wrong with the 
     code = "snapshot"
 
 
-def snapshot_path(alert: Alert, checkpoint: Kept, directory: str = "") -> Path:
+def snapshot_root(checkpoint: Kept, directory: str = "") -> Path:
+    """The directory of all snapshots: the configured one, else ``snapshots/`` beside the folder that holds the checkpoint."""
+    return Path(directory).expanduser() if directory else Path(checkpoint.path).parent.parent / "snapshots"
+
+
+def snapshot_path(alert: Alert, checkpoint: Kept, directory: str = "", *, after: bool = False) -> Path:
     """Where the snapshot for an alert goes: the same alert always gives the same place."""
-    root = Path(directory).expanduser() if directory else Path(checkpoint.path).parent.parent / "snapshots"
+    root = snapshot_root(checkpoint, directory)
     stamp = datetime.fromtimestamp(alert.time // 1_000_000_000, UTC).strftime("%Y%m%dT%H%M%SZ")
-    return root / _safe(alert.run) / _safe(f"anomaly_{stamp}_{alert.rule}_step{alert.step}")
+    return root / _safe(alert.run) / _safe(f"anomaly_{stamp}_{alert.id.partition(':')[0]}_step{alert.step}" + ("_after" if after else ""))
 
 
-def keep(checkpoint: Kept, target: Path, metadata: dict[str, Any], *, min_free_bytes: int) -> Path:
-    """Link (or copy) a checkpoint to ``target`` with a metadata.json beside it; returns the target. The caller holds the lease.
+def keep(checkpoint: Kept, target: Path, metadata: dict[str, Any], around: bytes = b"", *, min_free_bytes: int) -> Path:
+    """Link (or copy) a checkpoint to ``target`` with metadata.json and events.jsonl beside it. The caller holds the lease.
+
+    Args:
+        checkpoint: What is kept.
+        target: Where to; when a whole snapshot is there already, nothing is done.
+        metadata: See `trainbus.plugins.anomaly.evidence`.
+        around: The events around the incident, one JSON object a line.
+        min_free_bytes: So much must stay free on the disk.
+
+    Returns:
+        The target.
 
     Raises:
         SnapshotRefused: The checkpoint is not what it was announced as, or the disk is too full.
@@ -67,6 +83,8 @@ def keep(checkpoint: Kept, target: Path, metadata: dict[str, Any], *, min_free_b
     shutil.rmtree(partial, ignore_errors=True)  # of an earlier try that was killed
     try:
         shutil.copytree(source, partial, symlinks=True, copy_function=_link_or_copy)
+        if around:
+            _write_durably(partial / EVENTS, around)
         _write_durably(partial / METADATA, _json({**metadata, "snapshot": target.name}))
         partial.rename(target)
     except BaseException:

@@ -1,0 +1,1 @@
+"""The detector over recorded histories: reading them, the findings, the score against labels, the drawing."""

@@ -1,0 +1,1 @@
+"""Notifications of alerts and ends of runs: desktop, webhook, and every service that apprise knows."""
