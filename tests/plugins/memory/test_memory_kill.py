@@ -60,7 +60,10 @@ def trained(limit, out, seed, root, leak):
     run = f"leaky-{seed}"
     command = [sys.executable, str(LEAKY), run, f"{leak:g}", "0.1" if leak else "0.02", str(seed), str(limit), str(out / run)]
     process = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])}, stderr=subprocess.DEVNULL)
-    code = process.wait(110)
+    try:
+        code = process.wait(110)
+    finally:
+        process.kill()
     with Client(root=root) as client:
 
         def ended():
@@ -107,6 +110,7 @@ def test_a_leaking_training_is_named_predicted_saved_and_its_kill_explained(limi
         log.info("seed %d: %s", seed, check(leak, code, events, "kernel"))
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_training_under_an_address_space_limit_is_saved_as_well(system, tmp_path):
     """Where no control group can be made (ulimit -v): it is refused memory instead of killed, and says so itself."""
