@@ -31,6 +31,7 @@ BENCHMARKS = {
     "broker": "the broker alone, and the limits of its parts",
     "startup": "import trainbus and trainbus --help",
     "detector": "the anomaly plugin's cost of an event",
+    "memory_cost": "the memory plugin's own CPU and memory while nothing happens",
 }
 WITH_PEERS = ("publish", "throughput", "latency")
 

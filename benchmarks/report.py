@@ -34,7 +34,8 @@ def write_docs(order: list[str]) -> None:
     table = Table("", ["benchmark", "what", "bar", "measured", "measured / bar", "", "load average"], rows)
     machine = found[0].machine
     where = f"{found[0].measured}, {machine['cores']} cores ({machine['cpu']}), {machine['system']}, Python {machine['python']}"
-    block = f"<!-- results -->\nMeasured {where}.\n{markdown(table).removeprefix('****')}\n<!-- end -->"
+    parts = [show(msgspec.structs.replace(result, bars=[])).replace("## ", "### ", 1) for result in found]
+    block = "\n".join(["<!-- results -->", f"Measured {where}.{markdown(table).removeprefix('****')}\n", *parts, "<!-- end -->"])
     DOCS.write_text(re.sub(r"<!-- results -->.*?<!-- end -->", lambda _: block, DOCS.read_text(), flags=re.DOTALL))
 
 

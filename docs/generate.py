@@ -79,7 +79,16 @@ def event_kinds() -> str:
     parts = ["## Fields of every event", _fields(events.Event)]
     for kind, cls in events.BY_KIND.items():
         parts += [f"## {kind}", _prose(cls), _fields(cls, without=names)]
-    for part in (events.Memory, events.Process, events.Disk, events.Gpu, events.Pressure):
+    for part in (
+        events.Memory,
+        events.Process,
+        events.Worker,
+        events.MemoryGroup,
+        events.Disk,
+        events.Gpu,
+        events.GpuProcess,
+        events.Pressure,
+    ):
         parts += [f"## {part.__name__}", _prose(part), _fields(part)]
     return "\n\n".join(filter(None, parts))
 

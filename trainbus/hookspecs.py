@@ -58,6 +58,16 @@ class LeaseRefusedError(Exception):
     """Somebody holds the opposite side of the lease: a checkpoint is being deleted, or read."""
 
 
+class HeldLease(msgspec.Struct, kw_only=True, frozen=True):
+    """A lease that somebody holds on ``resource``; it runs out in ``expires_in`` seconds unless it is renewed."""
+
+    resource: str
+    holder: str
+    mode: str = "shared"
+    reason: str = ""
+    expires_in: float = 0.0
+
+
 class Context(Protocol):
     """What a hook can see and do. The same for the plugins that ship with trainbus and for anybody's."""
 
@@ -94,6 +104,9 @@ class Context(Protocol):
         Raises:
             LeaseRefusedError: Somebody holds the opposite side.
         """
+
+    def held(self) -> list[HeldLease]:
+        """All leases that are held now, by anybody: to show, or to plan with. Only `lease` itself is a promise. Blocks the caller."""
 
     def announce(self, *, url: str) -> None:
         """Tell the supervisor (and so ``trainbus status``) an address at which people reach this plugin."""

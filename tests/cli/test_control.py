@@ -51,6 +51,12 @@ def test_a_command_is_obeyed_and_answered(obedient, capsys):
     assert obedient[-1].requested_by
 
 
+def test_a_verb_of_two_words_has_a_hyphen(obedient):
+    """As options have; on the wire it is free_caches."""
+    assert app.run(["control", "free-caches", "worker"]) == 0
+    assert obedient[-1].verb == "free_caches"
+
+
 def test_a_refusal_is_exit_code_4_with_its_reason(obedient, capsys):
     """The run's own words."""
     assert app.run(["control", "skip", "worker"]) == 4

@@ -9,9 +9,17 @@ import signal
 import pytest
 
 from tests.broker.broker_process import fill, small_disk
-from tests.support import wait_for
+from tests.faults.storm import RECORDER
+from tests.support import trainbus, wait_for
 from trainbus.bus.client import Client
+from trainbus.bus.hosting.instance import read_running
 
+TALK = """
+    @hookimpl
+    def every(self, context):
+        print("x" * 500, flush=True)
+        return 0.002
+"""
 SMALL = {"spool_segment_bytes": 1_048_576, "memory_events": 500}
 
 
@@ -126,6 +134,33 @@ def test_d2_d8_a_disk_that_everything_shares_may_fill_up_under_a_running_system(
     storm.wait_for_state("alpha", "running", not_pid=pid)
     storm.finish(trainer)
     assert storm.judge(at_least=1_500).explained == 0
+
+
+@pytest.mark.slow
+def test_d2_d8_a_detached_system_may_lose_its_own_log_and_nothing_else(storm, disk, site):
+    """D2, D8: with --detach the supervisor prints what a talkative plugin says into a file on the full disk.
+
+    It goes on reading the plugin's output (which would hang when nobody did) and looking after broker and plugins.
+    """
+    site.install("alpha", RECORDER + TALK)
+    storm.configure("alpha", bus=SMALL)
+    up = trainbus("up", "--detach", "--config", str(storm.config))
+    assert up.returncode == 0, up.stderr
+    trainer = storm.trainer(**SMALL)
+    trainer.wait_for_returned(500)
+    storm.wait_for_journal(trainer)
+    supervisor, broker = read_running(storm.root).pid, storm.broker_pid()
+    disk.fill()
+    pid = storm.wait_for_state("alpha", "running").pid
+    os.kill(broker, signal.SIGKILL)
+    trainer.wait_for_more(3_000)
+    disk.free()
+    wait_for(lambda: storm.broker_pid() != broker, 30.0, what="another broker")
+    storm.finish(trainer)
+    assert storm.judge(at_least=3_500).explained == 0
+    assert storm.wait_for_state("alpha", "running").pid == pid
+    assert read_running(storm.root).pid == supervisor
+    assert trainbus("down").returncode == 0
 
 
 def test_d2_d8_the_broker_dies_on_a_full_disk_and_comes_back_when_there_is_room(storm, disk):

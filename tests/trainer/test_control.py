@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import psutil
 import pytest
 
 from trainbus.bus.events import Command
+from trainbus.trainer_node.caches import free_caches
 from trainbus.trainer_node.control import Control
 
 
@@ -27,6 +29,10 @@ class Wheel:
 
     def pause(self, paused):
         self.turned.append(("pause", paused))
+
+    def free_caches(self):
+        self.turned.append("free_caches")
+        return {"freed_bytes": 7}
 
     def set_learning_rate(self, value):
         self.turned.append(("learning_rate", value))
@@ -76,6 +82,25 @@ def test_pause_and_resume_only_go_one_after_the_other(control, answers):
     say(control, "resume")
     assert not control.paused
     assert [state for verb, state, *_ in answers if verb == "resume"] == ["refused", "accepted", "done"]
+
+
+def test_caches_are_freed_at_once_also_while_paused(control, answers):
+    """The answer says what came of it."""
+    say(control, "pause")
+    say(control, "free_caches")
+    assert answers[-1] == ("free_caches", "done", "", {"freed_bytes": 7})
+
+
+def test_free_heap_and_garbage_go_back_to_the_system():
+    """Also what only a cycle holds."""
+    kept = [bytearray(20_000) for _ in range(5_000)]
+    kept.append(kept)
+    before = psutil.Process().memory_info().rss
+    del kept
+    freed = free_caches()
+    assert freed["unreachable_objects"] > 0
+    assert freed["freed_bytes"] > 50 << 20
+    assert psutil.Process().memory_info().rss < before - (50 << 20)
 
 
 def test_stop_ends_a_pause(control):
@@ -128,7 +153,7 @@ def test_what_cannot_be_done_is_refused_with_its_reason(answers):
     assert [state for state, _ in answers] == ["refused"] * 3
     assert "no next file" in answers[0][1]
     assert "no evaluation data" in answers[1][1]
-    assert "allowed: evaluate, pause, resume, save, set, skip, stop" in answers[2][1]
+    assert "allowed: evaluate, free_caches, pause, resume, save, set, skip, stop" in answers[2][1]
 
 
 def test_what_still_waits_at_the_end_is_refused(control, answers):

@@ -23,7 +23,7 @@ CheckpointState: TypeAlias = Literal["writing", "complete", "deleted"]
 JobState: TypeAlias = Literal["queued", "processing", "completed", "failed", "skipped"]
 Severity: TypeAlias = Literal["info", "warning", "critical"]
 AlertState: TypeAlias = Literal["raised", "updated", "cleared"]
-Verb: TypeAlias = Literal["pause", "resume", "stop", "save", "evaluate", "skip", "set"]
+Verb: TypeAlias = Literal["pause", "resume", "stop", "save", "evaluate", "skip", "set", "free_caches"]
 CommandState: TypeAlias = Literal["accepted", "done", "refused"]
 PluginState: TypeAlias = Literal["starting", "running", "stuck", "failed", "stopped"]
 
@@ -146,15 +146,37 @@ class Job(Event, tag="job"):
 
 
 class Memory(Struct, kw_only=True, omit_defaults=True):
-    """Bytes of one memory: host RAM (``available`` is MemAvailable) or swap."""
+    """Bytes of one memory: host RAM (``available`` is MemAvailable), swap, or the shared memory under /dev/shm.
+
+    ``in_rate`` and ``out_rate`` are bytes a second read from and written to swap; ``segments`` counts the files of shared memory.
+    """
 
     total: int = 0
     used: int = 0
     available: int | None = None
+    in_rate: float | None = None
+    out_rate: float | None = None
+    segments: int | None = None
+
+
+class Worker(Struct, kw_only=True, omit_defaults=True):
+    """A descendant of a training's process. ``role``: dataloader, rank, or empty. ``pss`` divides shared pages by those that share them."""
+
+    pid: int
+    name: str = ""
+    role: str = ""
+    rss: int = 0
+    pss: int | None = None
+    anon: int | None = None
 
 
 class Process(Struct, kw_only=True, omit_defaults=True):
-    """One process tree: ``rss`` is the sum of the tree's resident bytes."""
+    """One process tree: ``rss`` is the sum of the tree's resident bytes.
+
+    ``anon`` is what only a swap could take from it (anonymous memory, swapped or not), ``pss`` counts a shared page once over the
+    tree, ``shared`` is what several processes map, ``files`` the open files of the tree, ``files_percent`` how near any of its
+    processes is to its own limit of open files. ``group`` is the path of its memory cgroup. ``workers`` are the biggest descendants.
+    """
 
     pid: int
     name: str = ""
@@ -163,18 +185,59 @@ class Process(Struct, kw_only=True, omit_defaults=True):
     rss: int = 0
     processes: int = 1
     cpu_percent: float | None = None
+    pss: int | None = None
+    anon: int | None = None
+    shared: int | None = None
+    swap: int | None = None
+    files: int | None = None
+    files_percent: float | None = None
+    group: str = ""
+    workers: list[Worker] = field(default_factory=list)
+
+
+class MemoryGroup(Struct, kw_only=True, omit_defaults=True):
+    """A control group with a memory limit of its own: a container, a job, a unit.
+
+    ``used`` is what can't be reclaimed, so that the kernel kills when it reaches ``limit``; ``cache`` is what can. ``oom_kills``
+    counts the processes that the kernel has killed in it. ``version`` is 2 or 1; 0 is no group but the limit of one process's address
+    space (ulimit -v), at which the process is refused memory.
+    """
+
+    path: str
+    version: int = 2
+    limit: int | None = None
+    used: int = 0
+    cache: int = 0
+    peak: int | None = None
+    swap: int | None = None
+    oom_kills: int | None = None
+    pressure: Pressure | None = None
 
 
 class Disk(Struct, kw_only=True, omit_defaults=True):
-    """The file system that holds ``path``."""
+    """The file system that holds ``path``; its inodes are None where the file system makes them as it needs them."""
 
     path: str
     total: int = 0
     free: int = 0
+    inodes: int | None = None
+    inodes_free: int | None = None
+
+
+class GpuProcess(Struct, kw_only=True, omit_defaults=True):
+    """What one process holds of a GPU's memory; ``run`` when it belongs to a training."""
+
+    pid: int
+    run: str = ""
+    memory: int | None = None
 
 
 class Gpu(Struct, kw_only=True, omit_defaults=True):
-    """One accelerator. ``None`` means that the driver did not say."""
+    """One accelerator, or one MIG slice of it (``slice`` is its number). ``None`` means that the driver did not say.
+
+    ``throttling`` names why its clock is held down, ``ecc_uncorrected`` and ``ecc_corrected`` count memory errors since the driver
+    was loaded, ``xid`` is the last fault that the driver reported in the kernel's log.
+    """
 
     index: int
     name: str = ""
@@ -184,17 +247,33 @@ class Gpu(Struct, kw_only=True, omit_defaults=True):
     temperature: float | None = None
     power: float | None = None
     power_limit: float | None = None
+    uuid: str = ""
+    slice: int | None = None
+    throttling: list[str] | None = None
+    ecc_corrected: int | None = None
+    ecc_uncorrected: int | None = None
+    xid: int | None = None
+    processes: list[GpuProcess] | None = None
 
 
 class Pressure(Struct, kw_only=True, omit_defaults=True):
-    """Linux PSI: percentage of the last 10 s in which some / all tasks waited for memory."""
+    """Linux PSI: percentage of the last 10 s in which some / all tasks waited; then of the last minute and the last five."""
 
     some: float | None = None
     full: float | None = None
+    some60: float | None = None
+    full60: float | None = None
+    some300: float | None = None
+    full300: float | None = None
 
 
 class System(Event, tag="system"):
-    """The state of one machine. ``risk`` is the risk of running out of memory, with its reason."""
+    """The state of one machine. ``risk`` is the risk of running out of memory, with its reason.
+
+    ``oom_kills`` counts the kernel's kills for want of memory since the machine started, ``gone`` names the runs whose process
+    vanished since the look before, ``kernel`` holds new lines of the kernel's log about kills and GPU faults. ``unknown`` says why
+    something is missing. GPUs, disks, groups and shared pages may be a few seconds old.
+    """
 
     host: str = ""
     memory: Memory | None = None
@@ -207,6 +286,15 @@ class System(Event, tag="system"):
     risk: Literal["", "low", "medium", "high"] = ""
     reason: str = ""
     unknown: dict[str, str] = field(default_factory=dict)
+    groups: list[MemoryGroup] = field(default_factory=list)
+    shm: Memory | None = None
+    io_pressure: Pressure | None = None
+    cpu_pressure: Pressure | None = None
+    cpus: int | None = None
+    load: list[float] = field(default_factory=list)
+    oom_kills: int | None = None
+    gone: list[str] = field(default_factory=list)
+    kernel: list[str] = field(default_factory=list)
 
 
 class Metric(Event, tag="metric"):

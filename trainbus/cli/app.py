@@ -25,7 +25,7 @@ DEBUG_HINT = "This is a fault of trainbus: run with TRAINBUS_DEBUG=1 for the tra
 
 EXTRA_OF_MODULE = {
     "torch": "trainer", "transformers": "trainer", "peft": "trainer", "bitsandbytes": "trainer",
-    "datasets": "trainer", "accelerate": "trainer", "xxhash": "trainer",
+    "datasets": "trainer", "accelerate": "trainer", "xxhash": "retention", "fsspec": "retention",
     "psutil": "memory", "pynvml": "memory", "aiohttp": "web", "tsdownsample": "web", "pyarrow": "parquet",
     "apprise": "notify",
 }  # fmt: skip

@@ -27,6 +27,7 @@ CONNECT_TIMEOUT = 2.0
 
 EXTRAS = {
     "trainer": ("torch", "transformers", "peft", "bitsandbytes", "datasets", "accelerate"),
+    "retention": ("xxhash", "fsspec"),
     "memory": ("psutil", "nvidia-ml-py"),
     "web": ("aiohttp", "tsdownsample"),
     "parquet": ("pyarrow",),

@@ -26,6 +26,7 @@ VERBS = {
     "stop": "Save a checkpoint and end.",
     "save": "Save a checkpoint now.",
     "evaluate": "Run the evaluation now.",
+    "free_caches": "Give back memory that is held without need: garbage, cached GPU memory, free heap.",
     "skip": "Leave the current file and take the next one.",
 }
 
@@ -49,7 +50,7 @@ def _options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _add(verb: str, help_text: str) -> None:
-    @command.command(name=verb, help=help_text)
+    @command.command(name=verb.replace("_", "-"), help=help_text)
     @click.argument("run", required=False)
     @_options
     def _verb(run: str | None, timeout: float, reason: str, as_json: bool) -> None:

@@ -42,6 +42,7 @@ LAZY: dict[str, Lazy] = {
     "backtest": Lazy("History", "trainbus.cli.backtest:command", "Run the anomaly rules over recorded histories."),
     "cursors": Lazy("History", "trainbus.cli.cursors:command", "List, reset or drop consumers; show dead letters."),
     "spool": Lazy("History", "trainbus.cli.spool:command", "List what publishers left behind, and send it."),
+    "checkpoints": Lazy("Checkpoints", "trainbus.cli.checkpoints:command", "List, prune, pin, verify and restore checkpoints; versions."),
     "keys": Lazy("Setup", "trainbus.cli.keys:command", "Let other machines in: invite, list, revoke, rotate."),
     "config": Lazy("Setup", "trainbus.cli.config:command", "Show or check the configuration."),
     "schema": Lazy("Setup", "trainbus.cli.schema:command", "Print the JSON Schema of every event."),

@@ -7,13 +7,14 @@ from typing import Any
 
 import click
 import msgspec
-from rich.console import RenderableType
+from rich.console import Group, RenderableType
 from rich.live import Live
 
 from trainbus.bus import wire
 from trainbus.bus.client import Client
 from trainbus.bus.home import home
 from trainbus.bus.hosting.instance import Running, read_running
+from trainbus.cli.memory_table import Watched, memory_document, newest, panel
 from trainbus.cli.options import json_option
 from trainbus.cli.output import print_json, stdout
 from trainbus.cli.status_table import overview, without_broker
@@ -30,6 +31,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     runs: list[wire.RunInfo]
     plugins: list[wire.PluginStatus]
     running: Running | None
+    memory: Watched | None = None
 
 
 @click.command(name="status")
@@ -37,7 +39,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
 @click.option("--interval", default=1.0, show_default=True, help="Seconds between pictures of --watch.")
 @json_option
 def command(watch: bool, interval: float, as_json: bool) -> int:
-    """Show broker, runs, publishers and plugins.
+    """Show broker, runs, publishers, plugins and memory.
 
     Exit codes: 0 all is well · 1 a plugin has failed or the broker is away while the supervisor lives · 3 nothing runs.
     """
@@ -63,6 +65,7 @@ def take() -> Snapshot:
         with Client(timeout=ANSWER_WITHIN) as client:
             broker = client.status()
             runs = client.runs()
+            memory = newest(client, broker.head)
             try:
                 plugins = msgspec.convert(client.supervise("plugins"), list[wire.PluginStatus])
             except RefusedError:  # a broker without a supervisor, or one that was restarted a moment ago
@@ -71,13 +74,15 @@ def take() -> Snapshot:
         if running is None:
             raise
         return Snapshot(broker=None, runs=[], plugins=running.plugins, running=running)
-    return Snapshot(broker=broker, runs=runs, plugins=plugins, running=running)
+    return Snapshot(broker=broker, runs=runs, plugins=plugins, running=running, memory=memory)
 
 
 def picture(snapshot: Snapshot) -> RenderableType:
     """The snapshot for people."""
     if snapshot.broker is not None:
-        return overview(snapshot.broker, snapshot.runs, snapshot.plugins)
+        whole = overview(snapshot.broker, snapshot.runs, snapshot.plugins)
+        watched = panel(snapshot.memory) if snapshot.memory is not None else None
+        return whole if watched is None else Group(whole, watched)
     assert snapshot.running is not None, "take() gives one of the two"
     return without_broker(snapshot.running)
 
@@ -95,6 +100,7 @@ def as_document(snapshot: Snapshot) -> dict[str, Any]:
         "supervisor": None if supervisor is None else {"pid": supervisor, "config": running.config if running is not None else ""},
         "plugins": snapshot.plugins,
         "runs": snapshot.runs,
+        "memory": None if snapshot.memory is None else memory_document(snapshot.memory),
         "sources": snapshot.broker.sources if snapshot.broker is not None else [],
         "consumers": snapshot.broker.consumers if snapshot.broker is not None else [],
     }

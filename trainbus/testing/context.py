@@ -96,6 +96,14 @@ class MemoryContext:
         finally:
             held.remove(mode)
 
+    def held(self) -> list[hookspecs.HeldLease]:
+        """What stands in `leases`."""
+        return [
+            hookspecs.HeldLease(resource=resource, holder="test", mode=mode)
+            for resource, modes in list(self.leases.items())
+            for mode in modes
+        ]
+
     def announce(self, *, url: str) -> None:
         """Keep the address in `url`."""
         self.url = url

@@ -29,6 +29,9 @@ class Steering(Protocol):
     def pause(self, paused: bool) -> None:
         """Wait before the next step, or go on."""
 
+    def free_caches(self) -> Mapping[str, int]:
+        """Give memory back that is held without need; gives what came of it."""
+
     def set_learning_rate(self, value: float) -> float:
         """Set the next step's learning rate and scale the rest of the schedule alike; gives the value before."""
 
@@ -152,6 +155,10 @@ class Control:
         self._steering.pause(False)
         self._answer(command, "done")
 
+    def _free_caches(self, command: Command) -> None:
+        self._accept(command)
+        self._answer(command, "done", "", **self._steering.free_caches())
+
     def _skip(self, command: Command) -> None:
         self._refuse(command, "this run has one job: there is no next file to skip to")
 
@@ -175,6 +182,7 @@ class Control:
         "evaluate": _evaluate,
         "pause": _pause,
         "resume": _resume,
+        "free_caches": _free_caches,
         "skip": _skip,
         "set": _set,
     }

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from trainbus.trainer_node.caches import free_caches
+
 _STRATEGIES = {"save_steps": "save_strategy", "eval_steps": "eval_strategy", "logging_steps": "logging_strategy"}
 
 
@@ -36,6 +38,10 @@ class TrainerSteering:
 
     def pause(self, paused: bool) -> None:
         """Nothing to turn: the callback waits while the control says paused."""
+
+    def free_caches(self) -> dict[str, int]:
+        """Now: between two steps nothing is in use that a cache could hold."""
+        return free_caches()
 
     @property
     def pending(self) -> bool:

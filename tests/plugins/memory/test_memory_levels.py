@@ -3,11 +3,12 @@
 import msgspec
 import pytest
 
-from trainbus.bus.events import Gpu, Memory, Pressure, Process, System
+from trainbus.bus.events import Disk, Gpu, GpuProcess, Memory, MemoryGroup, Pressure, Process, System
+from trainbus.plugins.memory.book import Book
 from trainbus.plugins.memory.config import MemoryConfig
-from trainbus.plugins.memory.incidents import judge
-from trainbus.plugins.memory.levels import Level, next_level, risk, used_percent
-from trainbus.plugins.memory.pace import next_interval
+from trainbus.plugins.memory.gauges import judge_gauges
+from trainbus.plugins.memory.levels import Level, Limit, limits, next_level, risk, used_percent
+from trainbus.plugins.memory.pace import Pace
 
 LEVELS = (Level(70, "warning"), Level(85, "critical"))
 
@@ -18,10 +19,11 @@ def host(percent, **fields):
 
 def said(feed, config=None):
     """The alerts of a series of looks, one nanosecond apart."""
-    state, alerts = {}, []
+    book, alerts = Book({}), []
     for number, event in enumerate(feed):
         event.time = number
-        alerts += judge(event, config or MemoryConfig(), state)
+        judge_gauges(event, config or MemoryConfig(), book)
+        alerts += book.take()
     return alerts
 
 
@@ -37,22 +39,31 @@ def test_a_level_is_reached_at_once_and_left_only_well_below_it():
 @pytest.mark.parametrize(("percent", "expected"), [(0, "low"), (69, "low"), (71, "medium"), (86, "high"), (100, "high")])
 def test_the_risk_follows_from_host_memory(percent, expected):
     """71 is medium, 86 is high; the reason names the number."""
-    level, reason = risk(host(percent).memory, None, 70, 85)
+    level, reason = risk(host(percent), MemoryConfig())
     assert level == expected
     assert f"{percent} %" in reason
 
 
 def test_a_machine_whose_tasks_all_wait_for_memory_is_at_risk_whatever_is_free():
     """Pressure comes before the kill."""
-    memory = host(20).memory
-    assert risk(memory, Pressure(full=50.0), 70, 85)[0] == "high"
-    assert risk(memory, Pressure(full=12.0), 70, 85)[0] == "medium"
-    assert risk(memory, Pressure(full=1.0), 70, 85)[0] == "low"
+    assert risk(host(20, pressure=Pressure(full=50.0)), MemoryConfig())[0] == "high"
+    assert risk(host(20, pressure=Pressure(full=12.0)), MemoryConfig())[0] == "medium"
+    assert risk(host(20, pressure=Pressure(full=1.0)), MemoryConfig())[0] == "low"
+    waiting = MemoryGroup(path="/g", pressure=Pressure(full=50.0))
+    assert risk(host(20, groups=[waiting]), MemoryConfig())[0] == "high"
+
+
+def test_a_full_container_is_at_risk_on_an_empty_machine():
+    """The kernel kills at the limit that is reached first; one beyond the machine's memory limits nothing."""
+    level, reason = risk(host(10, groups=[MemoryGroup(path="/pod", limit=100, used=90)]), MemoryConfig())
+    assert level == "high"
+    assert "90 % of the memory of the control group /pod" in reason
+    assert risk(host(10, groups=[MemoryGroup(path="/pod", limit=2_000, used=1_900)]), MemoryConfig())[0] == "low"
 
 
 def test_where_nothing_can_be_read_no_risk_is_claimed():
     """Unknown is not low."""
-    assert risk(None, None, 70, 85)[0] == ""
+    assert risk(System(host="h"), MemoryConfig())[0] == ""
     assert used_percent(Memory(total=10, used=5)) is None
 
 
@@ -83,7 +94,7 @@ def test_each_gpu_has_an_alert_of_its_own_and_one_that_tells_nothing_has_none():
     """None is unknown, not zero."""
     gpus = [Gpu(index=0, memory_total=100, memory_used=95), Gpu(index=1, memory_total=100, memory_used=10), Gpu(index=2)]
     (alert,) = said([System(host="h", gpus=gpus), System(host="h", gpus=[Gpu(index=0)])])
-    assert (alert.rule, alert.severity, alert.id) == ("gpu_memory", "warning", "gpu_memory:h:gpu0:0")
+    assert (alert.rule, alert.severity, alert.id) == ("gpu_memory", "critical", "gpu_memory:h:gpu0:0")
 
 
 def test_a_training_beyond_its_size_is_one_alert_an_excursion_and_its_end_clears_it():
@@ -96,13 +107,75 @@ def test_a_training_beyond_its_size_is_one_alert_an_excursion_and_its_end_clears
     assert alerts[-1].message == "The process ended."
 
 
-def test_the_pace_is_fast_while_memory_moves_and_calms_down_by_doubling():
-    """Up or down: both are movement."""
-    pace, path = 2.0, []
-    for rate in (None, 0.1, 3.0, -3.0, 0.0, 0.0, 0.0, 0.0, 0.0):
-        pace = next_interval(pace, rate, calm=2.0, fast=0.2)
-        path.append(round(pace, 3))
-    assert path == [2.0, 2.0, 0.2, 0.2, 0.4, 0.8, 1.6, 2.0, 2.0]
+def test_a_control_group_pressure_a_disk_and_open_files_have_alerts_of_their_own():
+    """Each with the rule that names it; what is not known has none."""
+    event = System(
+        host="h",
+        memory=Memory(total=1_000, available=900),
+        groups=[MemoryGroup(path="/g", limit=100, used=90), MemoryGroup(path="/beyond", limit=5_000, used=4_900)],
+        pressure=Pressure(full=45.0),
+        disks=[Disk(path="/out", total=100, free=2, inodes=100, inodes_free=5), Disk(path="/btrfs", total=100, free=50)],
+        processes=[Process(pid=3, run="r", files_percent=81.0)],
+    )
+    found = {(alert.rule, alert.severity) for alert in said([event])}
+    assert found == {
+        ("group_memory", "critical"),
+        ("memory_pressure", "warning"),
+        ("disk_space", "critical"),
+        ("disk_inodes", "warning"),
+        ("open_files", "warning"),
+    }
+
+
+def test_a_gpu_belongs_to_the_run_that_fills_it_and_its_fault_is_told_once():
+    """Levels at 75 and 90 %; a second fault with another number is news."""
+    holder = [GpuProcess(pid=1, run="small", memory=1), GpuProcess(pid=2, run="big", memory=90)]
+    feed = [System(host="h", gpus=[Gpu(index=0, memory_total=100, memory_used=used, processes=holder, xid=xid)]) for used, xid in
+            ((76, None), (91, None), (91, 31), (91, 31), (91, 79))]  # fmt: skip
+    alerts = said(feed)
+    assert [(alert.rule, alert.severity, alert.state, alert.run) for alert in alerts[:2]] == [
+        ("gpu_memory", "warning", "raised", "big"),
+        ("gpu_memory", "critical", "updated", "big"),
+    ]
+    assert [(alert.rule, alert.state, alert.evidence["value"]) for alert in alerts[2:]] == [
+        ("gpu_fault", "raised", 31),
+        ("gpu_fault", "updated", 79),
+    ]
+
+
+def test_free_swap_puts_the_end_off_but_makes_memory_no_less_full():
+    """Percent are of memory, room counts swap."""
+    event = host(90, swap=Memory(total=500, used=100))
+    (limit,) = limits(event)
+    assert (limit.key, limit.room) == ("host", 500)
+    assert risk(event, MemoryConfig())[0] == "high"
+
+
+def paces(used, step=1.0, **options):
+    pace, now, found = Pace(2.0, 0.1), 0.0, []
+    for value in used:
+        found.append(pace.next([Limit("host", "memory", 10_000, value)], now, **options))
+        now += step
+    return [round(value, 2) for value in found]
+
+
+def test_the_pace_follows_how_near_the_end_is_and_calms_down_by_doubling():
+    """A hundred looks before the end at this rate, at most ten a second."""
+    assert paces([1_000, 1_000, 1_010]) == [2.0, 2.0, 2.0]
+    assert paces([1_000, 2_000, 3_000]) == [2.0, 0.1, 0.1]
+    assert paces([5_000, 5_100, 5_100, 5_100, 5_100]) == [2.0, 0.49, 0.98, 1.96, 2.0]
+
+
+def test_memory_that_swings_within_what_was_seen_is_calm():
+    """Buffers come and go in each step; only a new height is movement."""
+    assert paces([1_000, 5_000, 1_000, 5_000, 1_000, 5_000, 4_990, 5_000])[-1] == 2.0
+
+
+def test_a_young_training_is_looked_at_every_second_step():
+    """A leak of its first steps is seen in time; but not more than ten times a second."""
+    assert paces([1_000], step_seconds=0.25) == [0.5]
+    assert paces([1_000], step_seconds=0.001) == [0.1]
+    assert paces([1_000], step_seconds=60.0) == [2.0]
 
 
 @pytest.mark.parametrize(
@@ -110,8 +183,12 @@ def test_the_pace_is_fast_while_memory_moves_and_calms_down_by_doubling():
     [
         ({"host_warning": 90}, "host_warning 90 is above host_critical 85"),
         ({"host_warning": 0}, "host_warning"),
-        ({"interval": 0.1}, "fast_interval 0.2 is longer than interval 0.1"),
-        ({"gpu_critical": 95}, "gpu_critical"),
+        ({"interval": 0.05}, "fast_interval 0.1 is longer than interval 0.05"),
+        ({"gpu_warning": 95}, "gpu_warning 95 is above gpu_critical 90"),
+        ({"process_warning_bytes": 2, "process_critical_bytes": 1}, "process_warning_bytes 2 is above"),
+        ({"actions": ["dance"]}, "actions"),
+        ({"actions": ["save", "save"]}, "actions names one twice"),
+        ({"leak": True}, "leak"),
     ],
 )
 def test_a_wrong_key_or_value_is_refused_by_name(table, found):

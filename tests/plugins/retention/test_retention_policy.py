@@ -5,11 +5,14 @@ import random
 import msgspec
 import pytest
 from hypothesis import given
+from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from trainbus.bus.events import Checkpoint, Eval, RunStarted
-from trainbus.plugins.retention.config import BestConfig, RetentionConfig
-from trainbus.plugins.retention.policy import plan
+from trainbus.plugins.retention.config import RetentionConfig
+from trainbus.plugins.retention.planning import plan
+from trainbus.plugins.retention.plugin import RetentionPlugin
+from trainbus.plugins.retention.policies import BestConfig
 from trainbus.plugins.retention.records import Book, Record
 
 SECOND = 1_000_000_000
@@ -24,7 +27,7 @@ def config(**fields):
 
 
 def kept(records, settings, now=10**18, marks=None):
-    return [decision.record.step for decision in plan(records, settings, now, marks) if decision.keep]
+    return [decision.record.step for decision in plan(records, settings, now, marks).decisions if decision.keep]
 
 
 def test_the_newest_are_kept_by_number_and_not_by_name():
@@ -56,11 +59,11 @@ def test_the_best_are_kept_by_metric_direction_and_number():
 
 def test_every_decision_has_a_reason_that_names_what_it_rests_on():
     """Kept or not: nothing goes unexplained."""
-    decisions = plan([record(step, metrics={"loss": step}) for step in (1, 2, 3)], config(keep_best=[{"metric": "loss"}]), 10**18)
+    decisions = plan([record(step, metrics={"loss": step}) for step in (1, 2, 3)], config(keep_best=[{"metric": "loss"}]), 10**18).decisions
     assert [decision.reason for decision in decisions] == [
         "best by loss (1)",
         "not among the newest 1, not best by loss",
-        "newest complete checkpoint",
+        "newest complete checkpoint; number 1 of the newest 1",
     ]
 
 
@@ -90,7 +93,7 @@ def complete(step, *, run="r", path=None, host="here", **fields):
 
 def decided(made, settings):
     records = list(made.records.values())
-    return kept(records, settings, marks={each.id: made.marks(each) for each in records})
+    return kept(records, settings, marks=made.marks(records))
 
 
 @pytest.mark.parametrize("order", ["eval first", "eval last"])
@@ -163,13 +166,14 @@ settings = st.builds(
 )
 
 
+@examples(deadline=None)
 @given(histories, settings, st.integers(0, 2_000), st.data())
 def test_whatever_the_history_the_protected_are_kept_and_all_else_follows_from_the_policies(rows, chosen, now, data):
     """Newest, best by each metric, marked and young ones stay; deleting what goes and planning again deletes nothing more."""
     records = [Record(f"r@{step}", "r", step, at * SECOND, f"/out/{step}", metrics=values) for step, at, values in rows]
     marked = data.draw(st.sets(st.sampled_from([each.id for each in records]), max_size=3))
     marks = {each: ["marked"] for each in marked}
-    decisions = plan(records, chosen, now * SECOND, marks)
+    decisions = plan(records, chosen, now * SECOND, marks).decisions
     stays = {decision.record.id for decision in decisions if decision.keep}
     assert all(decision.reasons for decision in decisions)
     assert len(decisions) == len(records)
@@ -180,8 +184,8 @@ def test_whatever_the_history_the_protected_are_kept_and_all_else_follows_from_t
         if measured:
             best = min(sign * each.metrics[metric] for each in measured)
             assert any(sign * each.metrics[metric] == best and each.id in stays for each in measured)
-    assert {each.id for each in records if now - each.time / SECOND < chosen.min_age} <= stays
-    again = plan([each for each in records if each.id in stays], chosen, now * SECOND, marks)
+    assert not chosen.min_age or {each.id for each in records if now - each.time / SECOND < chosen.min_age} <= stays
+    again = plan([each for each in records if each.id in stays], chosen, now * SECOND, marks).decisions
     assert all(decision.keep for decision in again)
 
 
@@ -203,3 +207,23 @@ def test_a_wrong_key_or_value_is_refused_by_name(table, key):
 def test_nothing_is_deleted_unless_it_is_asked_for():
     """Dry run is the default."""
     assert RetentionConfig().dry_run is True
+
+
+def test_an_evaluation_counts_once_however_often_its_event_comes_and_also_when_it_came_first():
+    """By its offset."""
+    early = Eval(run="r", checkpoint="r@1", metrics={"accuracy": 0.5}, offset=3)
+    later = Eval(run="r", checkpoint="r@1", metrics={"accuracy": 0.6}, offset=8)
+    made = book(early, early, complete(1), later, later, complete(1))
+    assert made.records["r@1"].evaluations == [3, 8]
+    assert made.records["r@1"].metrics == {"accuracy": 0.6}
+
+
+def test_the_panels_draw_from_events_that_the_plugin_publishes():
+    """Checkpoints with their states and reasons, and the disk."""
+    panels = RetentionPlugin().web_panels()
+    assert [(panel.id, panel.kind, panel.events) for panel in panels] == [
+        ("checkpoints", "table", "checkpoint"),
+        ("disk", "chart", "metric"),
+    ]
+    fields = set(Checkpoint.__struct_fields__)
+    assert set(panels[0].fields) <= fields

@@ -15,7 +15,7 @@ from trainbus.bus.hosting.dispatch import handled_run
 from trainbus.bus.hosting.silent import SilentPublisher
 from trainbus.bus.publisher import Publisher
 from trainbus.errors import RefusedError
-from trainbus.hookspecs import LeaseRefusedError
+from trainbus.hookspecs import HeldLease, LeaseRefusedError
 
 
 class HostContext:
@@ -93,6 +93,14 @@ class HostContext:
                 yield
             finally:
                 lease.__exit__(None, None, None)
+
+    def held(self) -> list[HeldLease]:
+        """All leases that are held now."""
+        with Client(root=self._root) as client:
+            return [
+                HeldLease(resource=each.resource, holder=each.holder, mode=each.mode, reason=each.reason, expires_in=each.expires_in)
+                for each in client.leases()
+            ]
 
     def announce(self, *, url: str) -> None:
         """Tell the supervisor an address at which people reach this plugin."""

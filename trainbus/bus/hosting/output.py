@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import logging.handlers
 import time
@@ -110,8 +111,11 @@ class Output:
         self.last.append(line)
         self._log.write(line)
         if self._console is not None:
-            # Text and not markup: a plugin may print brackets; from_ansi keeps the child's own colours.
-            self._console.print(Text.assemble(self._prefix, Text.from_ansi(line)), soft_wrap=True, highlight=False)
+            # Of a detached supervisor this is a file, and its disk may be full: a line is lost then. If an error got out of here, nobody
+            # would read this child's output any more, and the child would hang in its next print.
+            with contextlib.suppress(OSError):
+                # Text and not markup: a plugin may print brackets; from_ansi keeps the child's own colours.
+                self._console.print(Text.assemble(self._prefix, Text.from_ansi(line)), soft_wrap=True, highlight=False)
 
 
 def _text(line: bytes) -> str:

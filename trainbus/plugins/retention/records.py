@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import MutableMapping
+from collections.abc import Callable, Iterable, MutableMapping
+from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -12,16 +13,29 @@ from msgspec import Struct, field
 from trainbus.bus import events
 
 RECORD_KEY = "record/"
+TRASHED_KEY = "trashed/"
 RUN_KEY = "run/"
 PENDING_KEY = "pending"
 MAX_PENDING = 64
 """Evaluations that name a checkpoint which has not been announced yet."""
+PENDING_OFFSET = "\0offset "
+"""Stands before the offset of an evaluation among its metrics while it waits for its checkpoint."""
+MAX_EVALUATIONS = 64
+"""Evaluations of one checkpoint that are told apart; more count as that many."""
 MAX_RUNS = 256
 """Runs without any checkpoint left whose marks are remembered."""
 
 
-class Record(Struct, array_like=True):
-    """One complete checkpoint."""
+class Record(Struct, array_like=True, gc=False):  # it refers to no other object that refers back
+    """One complete checkpoint.
+
+    Args:
+        evaluations: Which evaluations of it have finished: the offsets of their events, so that a repeated one counts once.
+        verified: When all of it was last read and found whole (ns since the epoch); 0 for not yet.
+        faults: Why it is not whole; empty while nothing is known against it.
+        disposable: Bytes that thinning would free; None where nobody has looked.
+        thinned: Whether its optimizer state has been dropped.
+    """
 
     id: str
     run: str
@@ -31,6 +45,15 @@ class Record(Struct, array_like=True):
     bytes: int | None = None
     digest: str = ""
     metrics: dict[str, float] = field(default_factory=dict)
+    evaluations: list[int] = field(default_factory=list)
+    verified: int = 0
+    faults: str = ""
+    disposable: int | None = None
+    thinned: bool = False
+
+
+position: Callable[[Record], tuple[int, int, str]] = attrgetter("step", "time", "id")
+"""The order of checkpoints: by step as a number, never by name."""
 
 
 class RunMarks(Struct, array_like=True):
@@ -41,12 +64,11 @@ class RunMarks(Struct, array_like=True):
     resumed_step: int | None = None
     writing: list[str] = field(default_factory=list)
 
-    def resumed(self, run: str, record: Record) -> bool:
-        """Whether the run (these marks are its) goes on from this checkpoint, which may be another run's."""
+    def names(self, run: str) -> set[object]:
+        """By what the checkpoint can be known that the run (these marks are its) goes on from, which may be another run's."""
         if not self.resumed_from:
-            return False
-        named = record.run in (run, self.resumed_from) and self.resumed_step == record.step
-        return named or self.resumed_from in (record.id, record.path.rstrip("/"))
+            return set()
+        return {self.resumed_from, (run, self.resumed_step), (self.resumed_from, self.resumed_step)}
 
 
 class Book:
@@ -59,12 +81,16 @@ class Book:
 
     def __init__(self, host: str, state: MutableMapping[str, Any]) -> None:
         self.host = host
+        self.version = 0  # rises with every change, so that a plan knows whether it is still true
         self._state = state
         self.records: dict[str, Record] = {}
+        self.trashed: dict[str, Record] = {}
         self.runs: dict[str, RunMarks] = {}
         for key in list(state):
             if key.startswith(RECORD_KEY):
                 self.records[key.removeprefix(RECORD_KEY)] = msgspec.msgpack.decode(state[key], type=Record)
+            elif key.startswith(TRASHED_KEY):
+                self.trashed[key.removeprefix(TRASHED_KEY)] = msgspec.msgpack.decode(state[key], type=Record)
             elif key.startswith(RUN_KEY):
                 self.runs[key.removeprefix(RUN_KEY)] = msgspec.msgpack.decode(state[key], type=RunMarks)
         self._pending: dict[str, dict[str, float]] = dict(state.get(PENDING_KEY, {}))
@@ -74,7 +100,7 @@ class Book:
         if event.host != self.host or not event.path:
             return
         if event.state == "deleted":
-            self.forget(event.id)  # by id alone: its path may hold, or be about to hold, another one by now
+            self.trash(event.id)  # by id alone: its path may hold, or be about to hold, another one by now
             return
         marks = self.runs.get(event.run, RunMarks())
         marks.writing = [path for path in marks.writing if path != event.path]
@@ -90,12 +116,15 @@ class Book:
             return
         found = _finite(event.metrics)
         metrics = found | ({f"{event.dataset}/{name}": value for name, value in found.items()} if event.dataset else {})
-        record = self.records.get(event.checkpoint)
+        record = self.records.get(event.checkpoint) or self.trashed.get(event.checkpoint)
         if record is not None:
             record.metrics |= metrics
-            self._keep(record)
+            if event.offset not in record.evaluations:
+                record.evaluations = [*record.evaluations, event.offset][-MAX_EVALUATIONS:]
+            self.keep(record)
             return
-        self._pending[event.checkpoint] = self._pending.pop(event.checkpoint, {}) | metrics
+        counted = {**metrics, f"{PENDING_OFFSET}{event.offset}": 0.0}
+        self._pending[event.checkpoint] = self._pending.pop(event.checkpoint, {}) | counted
         while len(self._pending) > MAX_PENDING:
             del self._pending[next(iter(self._pending))]
         self._state[PENDING_KEY] = dict(self._pending)
@@ -105,38 +134,77 @@ class Book:
         self._mark(event.run, RunMarks((event.resumed_from or "").rstrip("/"), event.resumed_step if event.resumed_from else None))
 
     def forget(self, checkpoint: str) -> None:
-        """The checkpoint is no more."""
-        if self.records.pop(checkpoint, None) is not None:
-            del self._state[RECORD_KEY + checkpoint]
+        """The checkpoint is no more, neither in its place nor in the trash."""
+        for known, key in ((self.records, RECORD_KEY), (self.trashed, TRASHED_KEY)):
+            if known.pop(checkpoint, None) is not None:
+                self.version += 1
+                del self._state[key + checkpoint]
+
+    def trash(self, checkpoint: str) -> None:
+        """The checkpoint left its place. It is remembered: a metric that arrives late may bring it back."""
+        record = self.records.get(checkpoint)
+        if record is not None:
+            self.forget(checkpoint)
+            self.trashed[checkpoint] = record
+            self.keep(record)
+
+    def restored(self, checkpoint: str) -> None:
+        """The checkpoint is in its place again."""
+        record = self.trashed.get(checkpoint)
+        if record is not None:
+            self.forget(checkpoint)
+            self.records[checkpoint] = record
+            self.keep(record)
+
+    def keep(self, record: Record) -> None:
+        """Write a changed record down."""
+        self.version += 1
+        self._state[(TRASHED_KEY if record.id in self.trashed else RECORD_KEY) + record.id] = msgspec.msgpack.encode(record)
 
     def of_runs(self) -> dict[str, list[Record]]:
         """Records by run, each in the order of steps."""
         runs: dict[str, list[Record]] = {}
-        for record in sorted(self.records.values(), key=lambda record: (record.step, record.time, record.id)):
+        for record in sorted(self.records.values(), key=position):
             runs.setdefault(record.run, []).append(record)
         return runs
 
-    def marks(self, record: Record) -> list[str]:
-        """Why a checkpoint must not go whatever the policies say, as far as events tell. May be called from any thread."""
-        found = [f"run {run} resumed from it" for run, marks in list(self.runs.items()) if marks.resumed(run, record)]
-        if any(record.path in marks.writing for marks in list(self.runs.values())):
-            found.append("its directory is being written")
+    def marks(self, records: Iterable[Record]) -> dict[str, list[str]]:
+        """By id: why a checkpoint must not go whatever the policies say, as far as events tell."""
+        writing = {path for marks in self.runs.values() for path in marks.writing}
+        resumed: dict[object, list[str]] = {}
+        for run, marks in self.runs.items():
+            for name in marks.names(run):
+                resumed.setdefault(name, []).append(f"run {run} resumed from it")
+        found: dict[str, list[str]] = {}
+        for record in records:
+            reasons = [
+                reason for name in (record.id, record.path.rstrip("/"), (record.run, record.step)) for reason in resumed.get(name, ())
+            ]
+            if record.path in writing:
+                reasons.append("its directory is being written")
+            if reasons:
+                found[record.id] = list(dict.fromkeys(reasons))
         return found
 
     def _complete(self, event: events.Checkpoint) -> None:
         for other in [record.id for record in self.records.values() if record.path == event.path and record.id != event.id]:
             self.forget(other)  # its directory was written again, it holds this one now
+        known = self.records.get(event.id) or self.trashed.get(event.id)
+        self.forget(event.id)
         record = Record(event.id, event.run, event.step, event.time, event.path, event.bytes, event.digest)
-        known = self.records.get(event.id)
-        record.metrics = (known.metrics if known else {}) | _finite(event.metrics) | self._pending.pop(event.id, {})
+        waited = self._pending.pop(event.id, {})
+        offsets = [int(name.removeprefix(PENDING_OFFSET)) for name in waited if name.startswith(PENDING_OFFSET)]
+        record.metrics = _finite(event.metrics) | {name: value for name, value in waited.items() if not name.startswith(PENDING_OFFSET)}
+        record.evaluations = offsets[-MAX_EVALUATIONS:]
+        if known is not None:  # announced again: thinned, restored, or a repeated event
+            record.metrics = known.metrics | record.metrics
+            record.time, record.thinned, record.evaluations = known.time, known.thinned, known.evaluations
         self._state[PENDING_KEY] = dict(self._pending)
-        self._keep(record)
-
-    def _keep(self, record: Record) -> None:
         self.records[record.id] = record
-        self._state[RECORD_KEY + record.id] = msgspec.msgpack.encode(record)
+        self.keep(record)
 
     def _mark(self, run: str, marks: RunMarks) -> None:
+        self.version += 1
         self.runs.pop(run, None)
         self.runs[run] = marks
         self._state[RUN_KEY + run] = msgspec.msgpack.encode(marks)

@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import ctypes
+import importlib
+from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
 
 from trainbus.bus.events import Gpu
-from trainbus.plugins.memory.readers.proc import UnknownError
+from trainbus.plugins.memory.readers.gpu import Device, LostError
+from trainbus.plugins.memory.readers.text import UnknownError
 
 RETRY_AFTER = 60.0
 """Seconds until a driver that did not answer is asked again."""
-MILLIWATT = 1_000
+
+
+def load_nvml() -> ModuleType:
+    """The ``pynvml`` module.
+
+    Raises:
+        UnknownError: There is no driver to ask, which is cheaper to find out without the module.
+        ImportError: The module is not installed.
+    """
+    try:
+        ctypes.CDLL("libnvidia-ml.so.1")
+    except OSError:
+        raise UnknownError("there is no NVIDIA driver here (libnvidia-ml.so.1 can't be loaded)") from None
+    return importlib.import_module("pynvml")
 
 
 class GpuReader:
@@ -28,9 +44,14 @@ class GpuReader:
         self._library: Any = None
         self._reason = ""
         self._retry_at = 0.0
+        self._xids: dict[str, int] = {}
+
+    def fault(self, bus: str, xid: int) -> None:
+        """The kernel's log told of a fault of the GPU at this PCI bus id (``0000:3b:00``)."""
+        self._xids[bus.partition(".")[0]] = xid
 
     def read(self) -> tuple[list[Gpu], dict[str, str]]:
-        """All GPUs, and by name why one of them is not known.
+        """All GPUs and MIG slices, and by name why something of one of them is not known.
 
         Raises:
             UnknownError: No GPU can be known: no library, no driver, no permission.
@@ -40,11 +61,12 @@ class GpuReader:
             count = library.nvmlDeviceGetCount()
         except library.NVMLError as error:
             self._fail(f"NVML does not answer: {error}")
-        gpus, unknown = [], {}
+        gpus: list[Gpu] = []
+        unknown: dict[str, str] = {}
         for index in range(count):
             try:
-                gpus.append(self._one(library, index))
-            except library.NVMLError as error:
+                gpus += self._devices(library, index, unknown)
+            except (library.NVMLError, LostError) as error:
                 unknown[f"gpu{index}"] = str(error)
         return gpus, unknown
 
@@ -57,6 +79,15 @@ class GpuReader:
             except library.NVMLError:
                 return
 
+    def _devices(self, library: Any, index: int, unknown: dict[str, str]) -> Iterator[Gpu]:
+        device = Device(library, library.nvmlDeviceGetHandleByIndex(index), index)
+        gpu = device.read(unknown)
+        if self._xids:
+            gpu.xid = self._xids.get(device.bus())
+        yield gpu
+        for number, handle in device.slices(unknown):
+            yield Device(library, handle, index, number).read(unknown)
+
     def _opened(self) -> Any:
         if self._library is not None:
             return self._library
@@ -64,6 +95,8 @@ class GpuReader:
             raise UnknownError(self._reason)
         try:
             library: Any = self._load()
+        except UnknownError as error:
+            self._fail(str(error))
         except ImportError as error:
             self._fail(f"the library is not installed ({error}): pip install 'trainbus[memory]'")
         try:
@@ -77,32 +110,3 @@ class GpuReader:
         self.close()
         self._reason, self._retry_at = reason, self._now() + RETRY_AFTER
         raise UnknownError(reason)
-
-    def _one(self, library: Any, index: int) -> Gpu:
-        handle = library.nvmlDeviceGetHandleByIndex(index)
-        # What some GPUs don't tell (MIG, consumer cards, no permission) is None; a lost GPU tells nothing and is unknown as a whole.
-        lost = getattr(library, "NVML_ERROR_GPU_IS_LOST", None)
-
-        def ask(question: Callable[..., Any], *arguments: Any) -> Any:
-            try:
-                return question(handle, *arguments)
-            except library.NVMLError as error:
-                if getattr(error, "value", None) == lost:
-                    raise
-                return None
-
-        name = ask(library.nvmlDeviceGetName)
-        memory = ask(library.nvmlDeviceGetMemoryInfo)
-        utilization = ask(library.nvmlDeviceGetUtilizationRates)
-        power, limit = ask(library.nvmlDeviceGetPowerUsage), ask(library.nvmlDeviceGetPowerManagementLimit)
-        temperature = ask(library.nvmlDeviceGetTemperature, library.NVML_TEMPERATURE_GPU)
-        return Gpu(
-            index=index,
-            name=name.decode() if isinstance(name, bytes) else name or "",
-            memory_total=None if memory is None else int(memory.total),
-            memory_used=None if memory is None else int(memory.used),
-            utilization=None if utilization is None else float(utilization.gpu),
-            temperature=None if temperature is None else float(temperature),
-            power=None if power is None else power / MILLIWATT,
-            power_limit=None if limit is None else limit / MILLIWATT,
-        )

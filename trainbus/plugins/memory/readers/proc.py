@@ -1,16 +1,24 @@
-"""Host memory, swap and pressure from Linux's /proc; the root is an argument, so that recorded files can be read as well."""
+"""The host's memory, swap, pressure and load from Linux's /proc; the root is an argument, so that recorded files can be read as well."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
+from msgspec import Struct
+
 from trainbus.bus.events import Memory, Pressure
+from trainbus.plugins.memory.readers.text import UnknownError, counters, read_text, sizes
 
-KIB = 1024
+PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
-class UnknownError(Exception):
-    """A value can't be known here; the message is the reason, in words. Never stands for zero."""
+class Vm(Struct, frozen=True):
+    """Counters since the machine started: bytes read from and written to swap, kills for want of memory (None before Linux 4.13)."""
+
+    swapped_in: int
+    swapped_out: int
+    oom_kills: int | None
 
 
 def read_memory(proc: Path) -> tuple[Memory, Memory]:
@@ -19,7 +27,7 @@ def read_memory(proc: Path) -> tuple[Memory, Memory]:
     Raises:
         UnknownError: There is no meminfo, or it lacks MemAvailable (Linux before 3.14).
     """
-    fields = _meminfo(_text(proc / "meminfo"))
+    fields = sizes(read_text(proc / "meminfo"))
     try:
         total, available = fields["MemTotal"], fields["MemAvailable"]
     except KeyError as error:
@@ -28,42 +36,74 @@ def read_memory(proc: Path) -> tuple[Memory, Memory]:
     return Memory(total=total, used=total - available, available=available), Memory(total=swap_total, used=swap_total - swap_free)
 
 
-def read_pressure(proc: Path) -> Pressure:
-    """The last 10 s of memory pressure.
+def read_vm(proc: Path) -> Vm:
+    """Swap traffic and kills.
+
+    Raises:
+        UnknownError: There is no vmstat, or it counts no swapping.
+    """
+    found = counters(read_text(proc / "vmstat"))
+    try:
+        return Vm(found["pswpin"] * PAGE, found["pswpout"] * PAGE, found.get("oom_kill"))
+    except KeyError as error:
+        raise UnknownError(f"{proc / 'vmstat'} has no {error.args[0]}") from None
+
+
+def read_pressure(proc: Path, resource: str = "memory") -> Pressure:
+    """Pressure on memory, io or cpu.
 
     Raises:
         UnknownError: The kernel keeps none (before 4.20, or switched off by psi=0).
     """
-    path = proc / "pressure" / "memory"
+    return parse_pressure(proc / "pressure" / resource)
+
+
+def parse_pressure(path: Path) -> Pressure:
+    """A file of pressure: the host's, or a group's memory.pressure.
+
+    Raises:
+        UnknownError: It is missing, empty or not understood.
+    """
     values: dict[str, float] = {}
-    for line in _text(path).splitlines():
-        kind, *pairs = line.split()
+    for line in read_text(path).splitlines():
+        kind, *pairs = line.split() or [""]
         for pair in pairs:
             name, _, value = pair.partition("=")
-            if name == "avg10":
+            if kind in ("some", "full") and name in ("avg10", "avg60", "avg300"):
                 try:
-                    values[kind] = float(value)
+                    values[kind + name.removeprefix("avg").replace("10", "")] = float(value)
                 except ValueError:
                     raise UnknownError(f"{path} can't be understood: {line!r}") from None
     if not values:
         raise UnknownError(f"{path} is empty")
-    return Pressure(some=values.get("some"), full=values.get("full"))
+    return Pressure(**values)
 
 
-def _meminfo(text: str) -> dict[str, int]:
-    """Bytes by name; lines that are no sizes (HugePages_Total) or are torn are left out."""
-    fields = {}
-    for line in text.splitlines():
-        name, _, rest = line.partition(":")
-        match rest.split():
-            case [value, "kB"] if value.isdigit():
-                fields[name] = int(value) * KIB
-    return fields
+def read_load(proc: Path) -> list[float]:
+    """Load averages of 1, 5 and 15 minutes.
 
-
-def _text(path: Path) -> str:
+    Raises:
+        UnknownError: There is no loadavg, or it is not understood.
+    """
+    path = proc / "loadavg"
+    text = read_text(path)
     try:
-        return path.read_text(encoding="ascii", errors="replace")
-    except OSError as error:
-        # EOPNOTSUPP is what a kernel with psi=0 answers to a read of an existing file.
-        raise UnknownError(f"{path} can't be read: {error.strerror or error}") from error
+        one, five, fifteen = map(float, text.split()[:3])
+    except ValueError:
+        raise UnknownError(f"{path} can't be understood: {text[:60]!r}") from None
+    return [one, five, fifteen]
+
+
+def read_cpu(proc: Path) -> tuple[int, int]:
+    """Clock ticks of all CPUs since the machine started: busy and in all. Waiting for a disk is not busy.
+
+    Raises:
+        UnknownError: There is no stat, or it is not understood.
+    """
+    path = proc / "stat"
+    first = read_text(path).partition("\n")[0].split()
+    # user nice system idle iowait irq softirq steal; guest time is in user already
+    if len(first) < 5 or first[0] != "cpu" or not all(value.isdigit() for value in first[1:]):
+        raise UnknownError(f"{path} can't be understood: {' '.join(first)[:60]!r}")
+    ticks = [int(value) for value in first[1:9]]
+    return sum(ticks) - ticks[3] - (ticks[4] if len(ticks) > 4 else 0), sum(ticks)
