@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, TypeAlias, TypeVar
 
 from msgspec import Meta, Struct, to_builtins
@@ -95,7 +96,7 @@ C = TypeVar("C", bound=RuleConfig)
 M = TypeVar("M", bound=Memory)
 
 
-class Rule(Generic[C, M]):
+class Rule(ABC, Generic[C, M]):
     """One rule with its parameters. Holds no state: that is in the memory, which the detector keeps for each run and series.
 
     Class attributes:
@@ -133,6 +134,7 @@ class Rule(Generic[C, M]):
         """Series whose tracks it looks at beside the one that it judges."""
         return ()
 
+    @abstractmethod
     def judge(self, memory: M, observation: Observation, track: Track, run: RunMemory) -> Finding | None:
         """Judge one value and then remember it. The judgement never includes the value in what it is compared with.
 
@@ -142,7 +144,6 @@ class Rule(Generic[C, M]):
             track: The values before it.
             run: What is known of the run.
         """
-        raise NotImplementedError
 
 
 AnyRule: TypeAlias = Rule[Any, Any]
