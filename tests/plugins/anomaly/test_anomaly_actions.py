@@ -95,3 +95,12 @@ def test_a_policy_that_may_act_again_waits_its_pause():
         harness = started({"do": "save", "severities": ["warning"], "once": False, "pause": pause})
         harness.feed(*steps([*values, 3.0, *values, *values[:20], 3.0, *values]))
         assert len(sent(harness)) == count
+
+
+def test_one_incident_sets_off_one_action_however_often_it_is_updated():
+    """Also where a policy may act again at once."""
+    values = [1.0 + 0.001 * (number % 7) for number in range(40)]
+    harness = started({"do": "save", "severities": ["warning"], "once": False, "pause": 0})
+    published = harness.feed(*steps([*values, 3.0, 6.0, 12.0, 30.0]))
+    assert len([event for event in published if isinstance(event, Alert)]) > 3
+    assert len(sent(harness)) == 1

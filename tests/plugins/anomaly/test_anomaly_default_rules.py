@@ -66,12 +66,12 @@ def test_a_series_that_swings_down_as_far_as_up_does_not_spike():
     """Two kinds of batches make a band, and its upper edge is as normal as the lower one."""
     noise = random.Random(5)
     values, level = [], 1.0
-    for _ in range(3_000):
-        if noise.random() < 0.05:
+    for _ in range(10_000):
+        if noise.random() < 0.01:
             level = 1.3 if level == 1.0 else 1.0
         values.append(level * (1 + noise.gauss(0, 0.01)))
     found = [step for _, severity, step in raised(only("loss_spike"), steps(values)) if severity != "info"]
-    assert len(found) <= 2
+    assert len(found) <= 3
 
 
 def test_signed_losses_are_left_alone():
@@ -99,7 +99,7 @@ def test_the_slow_rise_inside_an_epoch_is_no_divergence():
     """After the fall at an epoch border the level before it is the yardstick."""
     noise = random.Random(7)
     first = [1.1 * (1 + noise.gauss(0, 0.03)) for _ in range(300)]
-    staircase = first + [level * (1 + 0.12 * n / 300 + noise.gauss(0, 0.03)) for level in (0.73, 0.4) for n in range(300)]
+    staircase = first + [level * (1 + 0.25 * n / 300 + noise.gauss(0, 0.03)) for level in (0.73, 0.4) for n in range(300)]
     assert raised(only("divergence"), steps(staircase)) == []
     assert raised(only("divergence"), steps(first + [1.1 * (1 + 0.12 * n / 300 + noise.gauss(0, 0.03)) for n in range(300)])) != []
 
