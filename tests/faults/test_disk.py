@@ -88,12 +88,13 @@ def test_d2_once_there_is_room_again_kill_9_loses_nothing_that_came_later(storm,
     trainer.wait_for_returned(1_500)
     disk.free()
     wait_for(lambda: list((storm.root / "spool").glob("*/*.seg")), what="a spool on the disk that has room again")
+    before_the_spool = trainer.board.returned
     trainer.wait_for_more(1_000)
     trainer.kill()
     storm.up("alpha", bus=SMALL)
     wait_for(lambda: max(storm.seqs(trainer.board.source), default=0) >= trainer.board.returned - 1, what="the drained spool")
     findings = storm.judge(at_least=2_500)
-    assert 0 < findings.explained < 2_000
+    assert 0 < findings.explained <= before_the_spool
 
 
 def test_d8_a_full_disk_under_the_journal_stops_acknowledgement_and_loses_nothing(storm, any_disk, tmp_path):
@@ -104,10 +105,10 @@ def test_d8_a_full_disk_under_the_journal_stops_acknowledgement_and_loses_nothin
         trainer = storm.trainer("--router", router, root=tmp_path / "elsewhere", **SMALL)
         trainer.wait_for_returned(500)
         any_disk.fill(storm.broker_pid())
-        wait_for(lambda: client.status().commit_failures, what="a failed commit")
-        trainer.wait_for_more(2_000)
+        # the journal may still fill what its files have allocated; then it stands while the trainer goes on
+        wait_for(lambda: client.status().head < trainer.board.returned - 2_000, 60.0, what="a journal that 2,000 events can't reach")
         status = client.status()
-        assert status.head < 2_000
+        assert status.commit_failures
         assert "full" in status.last_error or "I/O" in status.last_error
         any_disk.free(storm.broker_pid())
     storm.finish(trainer)
