@@ -5,6 +5,7 @@ A spool's lock is held by its owner for life, and by whoever drains it: two neve
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable
@@ -57,7 +58,8 @@ class DrainReport(msgspec.Struct, frozen=True, kw_only=True):
 
 def spools(root: Path | None = None) -> list[SpoolInfo]:
     """All spools under ``root``, those that can't be read (``problem``) included."""
-    return [_inspect(path) for path in _directories(root or home())]
+    inspected = [_inspect(path) for path in _directories(root or home())]
+    return [info for info in inspected if info.path.exists()]  # one may be drained and removed while we look
 
 
 def orphans(root: Path | None = None) -> list[Path]:
@@ -167,7 +169,10 @@ def _is_held(path: Path) -> bool:
 
 
 def _inspect(path: Path) -> SpoolInfo:
-    size = sum(file.stat().st_blocks * 512 for file in segment_files(path))
+    size = 0
+    for file in segment_files(path):
+        with contextlib.suppress(FileNotFoundError):  # acknowledged meanwhile
+            size += file.stat().st_blocks * 512
     held = _is_held(path)
     try:
         about, acknowledged, published = read_meta(path)

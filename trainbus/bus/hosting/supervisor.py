@@ -22,7 +22,7 @@ from rich.console import Console
 
 from trainbus.bus import wire
 from trainbus.bus.config import BusConfig, Config
-from trainbus.bus.drain import drain_orphans
+from trainbus.bus.drain import DrainReport, drain_orphans
 from trainbus.bus.home import private_directory
 from trainbus.bus.hosting import registry
 from trainbus.bus.hosting.announcer import Announcer
@@ -36,6 +36,9 @@ from trainbus.errors import ConfigError, JournalError, PluginError, RefusedError
 
 TICK = 0.5
 """Seconds between looks for hanging children and for changes worth an event."""
+
+DRAIN_SECONDS = 5.0
+"""Between looks for spools whose owner died."""
 
 SETTLE = 7.0
 """Seconds that the answer to `add` or `restart` waits for the plugin to load; below the 10 s that a caller waits."""
@@ -262,14 +265,21 @@ class Supervisor:
             self._write()
 
     async def _drain(self) -> None:
-        """Send what dead publishers of this machine left behind."""
-        await self._broker.ready.wait()
-        try:
-            for found in await asyncio.to_thread(drain_orphans, self._root, stop=self._enough):
-                left = "" if found.done else "; the rest stays for later"
-                self._own.say(f"spool {found.source} of run {found.run!r}: {found.acknowledged} of {found.published} events are safe{left}")
-        except TrainbusError as error:
-            self._own.say(f"orphaned spools stay for later: {error.problem}")
+        """Send what dead publishers of this machine left behind, at the start and soon after each death: the end of the story is told."""
+        told: list[str] = []
+        while True:
+            await self._broker.ready.wait()
+            try:
+                reports = await asyncio.to_thread(drain_orphans, self._root, stop=self._enough)
+            except TrainbusError as error:
+                said = [f"orphaned spools stay for later: {error.problem}"]
+            else:
+                said = [_drained(report) for report in reports]
+            for sentence in said:
+                if sentence not in told:
+                    self._own.say(sentence)
+            told = said
+            await asyncio.sleep(DRAIN_SECONDS)
 
     def _changed(self, member: Member) -> None:
         """A member changed its state: told on the terminal, on the bus and in the account."""
@@ -364,6 +374,11 @@ def _run(config: Config, root: Path, source: Source | None, console: Console | N
         await Supervisor(config, root, source=source, console=console).run()
 
     return run()
+
+
+def _drained(report: DrainReport) -> str:
+    left = "" if report.done else f"; the rest stays for later: {report.problem}"
+    return f"spool {report.source} of run {report.run!r}: {report.acknowledged} of {report.published} events are safe{left}"
 
 
 def _differing(old: BusConfig, new: BusConfig) -> list[str]:
