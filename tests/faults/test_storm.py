@@ -68,6 +68,7 @@ class Hand:
 
     def trainer_freezes(self) -> None:
         trainer = self.chance.choice(self.alive())
+        wait_for(lambda: self._state(trainer) == "running", 30.0, what=f"{trainer.run} to be known")  # who was never heard can't be missed
         os.kill(trainer.process.pid, signal.SIGSTOP)
         wait_for(lambda: self._state(trainer) == "lost", 30.0, what=f"{trainer.run} to be lost")
         os.kill(trainer.process.pid, signal.SIGCONT)
