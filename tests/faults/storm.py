@@ -163,7 +163,8 @@ class Storm(System):
         file = self.recorders[name]
         if not file.exists():
             return []
-        lines = [line.split() for line in file.read_text().splitlines()]
+        whole = file.read_text().rpartition("\n")[0]  # the last line may be being written
+        lines = [line.split() for line in whole.splitlines()]
         return [(int(offset), "" if source == "-" else source, int(seq)) for offset, source, seq in lines]
 
     def wait_for_journal(self, trainer: Trainer) -> None:
