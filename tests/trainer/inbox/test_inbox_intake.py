@@ -63,9 +63,7 @@ def test_folders_are_flattened_with_numbers_on_collision_and_the_empty_ones_go(i
     assert sorted(child.name for child in intake.folder.iterdir()) == [".queue", "completed", "failed", "high"]
 
 
-@pytest.mark.parametrize(
-    ("name", "content", "reason"), [("a.csv", "x", "ends in .csv; allowed: .jsonl"), ("a.jsonl", "", "it is empty")]
-)
+@pytest.mark.parametrize(("name", "content", "reason"), [("a.csv", "x", "ends in .csv; allowed: .jsonl"), ("a.jsonl", "", "it is empty")])
 def test_what_can_not_be_data_is_put_aside_with_its_reason(intake, queue, name, content, reason):
     """The next file does not wait for it."""
     put(intake, name, content)
