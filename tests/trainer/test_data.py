@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 
+import pyarrow
 import pytest
+from pyarrow import parquet
 
 from trainbus.errors import DataError
 from trainbus.trainer_node import data
@@ -173,3 +176,35 @@ def test_held_out_examples_are_the_same_for_the_same_seed_and_are_not_trained_on
     assert data.split(examples, 0.1, seed=1)[1] == held
     assert data.split(examples, 0.1, seed=2)[1] != held
     assert data.split(examples[:1], 0.5, seed=1) == (examples[:1], [])
+
+
+@pytest.mark.parametrize("ending", [".jsonl.gz", ".jsonl.zst", ".json", ".parquet"])
+def test_compressed_files_lists_and_parquet_hold_the_same_examples_as_json_lines(tmp_path, ending):
+    """What a file is, its first bytes tell."""
+    rows = [{"question": f"{i}?", "answer": str(i)} for i in range(3)]
+    lines = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    path = tmp_path / f"data{ending}"
+    if ending == ".jsonl.gz":
+        path.write_bytes(gzip.compress(lines))
+    elif ending == ".jsonl.zst":
+        path.write_bytes(pyarrow.compress(lines, codec="zstd", asbytes=True))
+    elif ending == ".json":
+        path.write_text(json.dumps(rows, indent=1))
+    else:
+        parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    loaded = data.load(str(path))
+    assert (loaded.format, [example.turns[1].content for example in loaded.examples]) == ("question and answer", ["0", "1", "2"])
+
+
+@pytest.mark.parametrize("ending", [".jsonl.gz", ".parquet"])
+def test_a_file_that_was_cut_in_the_middle_is_told_in_words(tmp_path, ending):
+    """Half a download."""
+    rows = [{"text": str(i) * 50} for i in range(1000)]
+    path = tmp_path / f"data{ending}"
+    if ending == ".parquet":
+        parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    else:
+        path.write_bytes(gzip.compress("".join(json.dumps(row) + "\n" for row in rows).encode()))
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(DataError, match="damaged"):
+        data.load(str(path))

@@ -1,4 +1,4 @@
-"""``trainbus train``: one fine-tuning job, with its progress and a summary."""
+"""``trainbus train``: one fine-tuning job, or an inbox of them, with progress and a summary."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from trainbus.cli import output
+from trainbus.cli.app import UsageError
 from trainbus.cli.options import config_options, json_option
 
 if TYPE_CHECKING:
@@ -20,6 +21,8 @@ PLAIN_EVERY_SECONDS = 5.0
 @click.command()
 @click.argument("file", required=False)
 @config_options
+@click.option("--inbox", metavar="DIRECTORY", help="Train on every file that is put there, one after the other, in one continuous run.")
+@click.option("--until-empty", is_flag=True, help="With an inbox: end when nothing waits any more.")
 @click.option("--model", help="Model directory, hub name, or config:FILE.json for a fresh model.")
 @click.option("--method", type=click.Choice(["full", "lora", "qlora"]), help="What is trained: all weights, or adapters.")
 @click.option("--output", "output_path", metavar="DIRECTORY", help="Where checkpoints go. Default: runs/RUN.")
@@ -36,16 +39,28 @@ def command(
     overrides: tuple[str, ...],
     resume: bool,
     resume_from: str | None,
+    until_empty: bool,
     as_json: bool,
     **given: Any,
 ) -> None:
-    """Fine-tune a model on a JSONL FILE (or a hub data set).
+    """Fine-tune a model on a FILE (or a hub data set), or on every file that comes into an inbox.
+
+    FILE is JSON Lines (also .gz, .zst), a JSON list or Parquet. Without FILE, and with --inbox or trainer.inbox, this runs until it is
+    stopped: it watches the folder, queues files that are wholly there (`trainbus queue` shows and edits the queue), and goes on with the
+    same run for each.
 
     Settings come from [trainer] of the configuration; what is given here overrides them, and --set trainer.KEY=VALUE reaches all others.
     Ctrl-C saves a checkpoint and ends; a second one ends at once. Works with or without a running broker.
     """
-    settings = _settings(config_path, overrides, {"data": file, **given})
+    settings = read_settings(config_path, overrides, {"data": file, **given})
     _need_libraries()
+    if not file and settings.inbox:
+        if resume or resume_from:
+            raise UsageError("An inbox always goes on where its run stands.", hint="Leave --resume and --resume-from out.")
+        from trainbus.cli.inbox import run_inbox
+
+        run_inbox(settings, until_empty=until_empty, as_json=as_json)
+        return
     from trainbus.trainer_node.config import Resume
     from trainbus.trainer_node.job import run_job
 
@@ -60,7 +75,8 @@ def command(
         raise click.exceptions.Exit(1)
 
 
-def _settings(config_path: Path | None, overrides: tuple[str, ...], given: dict[str, Any]) -> TrainerConfig:
+def read_settings(config_path: Path | None, overrides: tuple[str, ...], given: dict[str, Any]) -> TrainerConfig:
+    """``[trainer]`` of the configuration with what options say in its place."""
     from trainbus.bus.config_file import Origin, load, validate_section
     from trainbus.trainer_node.config import TrainerConfig
 

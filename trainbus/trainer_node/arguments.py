@@ -7,18 +7,27 @@ from pathlib import Path
 from typing import Any
 
 from trainbus.trainer_node.config import TrainerConfig
+from trainbus.trainer_node.part import WARMUP_STEPS
 
 
 def total_steps(config: TrainerConfig, examples: int) -> int:
     """Optimizer steps of a whole training, counted as Trainer counts them (a last, smaller batch is a step)."""
     if config.max_steps is not None:
         return config.max_steps
-    batches = math.ceil(examples / config.batch_size)
-    return math.ceil(config.epochs * max(1, math.ceil(batches / config.gradient_accumulation)))
+    return math.ceil(config.epochs * steps_of(config, examples))
 
 
-def training_arguments(config: TrainerConfig, output: Path, *, evaluates: bool) -> Any:
-    """``transformers.TrainingArguments`` of a job."""
+def steps_of(config: TrainerConfig, examples: int) -> int:
+    """Optimizer steps of showing so many examples once."""
+    return max(1, math.ceil(math.ceil(examples / config.batch_size) / config.gradient_accumulation))
+
+
+def training_arguments(config: TrainerConfig, output: Path, *, evaluates: bool, until: int | None = None) -> Any:
+    """``transformers.TrainingArguments`` of a job.
+
+    Args:
+        until: The last step of a part of a continuous training, whose data are in order already.
+    """
     import torch
     from transformers import TrainingArguments
 
@@ -28,12 +37,14 @@ def training_arguments(config: TrainerConfig, output: Path, *, evaluates: bool) 
         per_device_eval_batch_size=config.batch_size,
         gradient_accumulation_steps=config.gradient_accumulation,
         learning_rate=config.learning_rate,
-        lr_scheduler_type=config.scheduler,
-        warmup_steps=config.warmup,
+        lr_scheduler_type=("cosine" if until is None else "constant_with_warmup") if config.scheduler == "auto" else config.scheduler,
+        warmup_steps=config.warmup if until is None or config.warmup >= 1 else WARMUP_STEPS,
         weight_decay=config.weight_decay,
         max_grad_norm=config.max_grad_norm,
         num_train_epochs=config.epochs,
-        max_steps=config.max_steps or -1,
+        max_steps=until or config.max_steps or -1,
+        ignore_data_skip=until is not None,
+        train_sampling_strategy="random" if until is None else "sequential",
         save_strategy="steps",
         save_steps=config.save_steps,
         eval_strategy="steps" if evaluates else "no",

@@ -14,7 +14,7 @@ import functools
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -85,10 +85,23 @@ class TrainbusCallback(TrainerCallback):
         name: The run's name, for checkpoint markers.
         examples: Examples seen before this process began (a resumed training).
         tokens: Tokens seen before, padding included: counting what is not padding would have to ask the device.
+        positions: For a part of a continuous training: gives what a checkpoint's marker says of positions, from the examples seen in
+            this process. The command skip then ends the part.
+        phase_began: Told the name of each phase that begins in the training, and ``train`` when it is over.
         guard: End the training, without saving, when loss or gradient norm are no finite numbers: the weights are ruined then.
     """
 
-    def __init__(self, run: Run, *, name: str = "", examples: int = 0, tokens: int = 0, guard: bool = False) -> None:
+    def __init__(
+        self,
+        run: Run,
+        *,
+        name: str = "",
+        examples: int = 0,
+        tokens: int = 0,
+        guard: bool = False,
+        positions: Callable[[int], Mapping[str, int]] | None = None,
+        phase_began: Callable[[str], None] | None = None,
+    ) -> None:
         self._run = run
         self._name = name
         self._guard = guard
@@ -102,6 +115,9 @@ class TrainbusCallback(TrainerCallback):
         self._learning_rate: Any = None
         self._batch_examples = self._batch_tokens = 0
         self._examples, self._tokens = examples, tokens
+        self._examples_before = examples
+        self._positions = positions
+        self._phase_began = phase_began or (lambda _: None)
         self._steps = self._errors = 0
         self._last_error = ""
         self._mark = 0.0
@@ -119,6 +135,11 @@ class TrainbusCallback(TrainerCallback):
         return self._control.stopping or self._stop_reason
 
     @property
+    def skipped(self) -> bool:
+        """Whether it was asked to stop because another file shall come first."""
+        return self._control.skipping
+
+    @property
     def evaluated(self) -> dict[str, float]:
         """Metrics of the last evaluation, by names that begin with ``eval_``."""
         return self._evaluated[1]
@@ -129,7 +150,7 @@ class TrainbusCallback(TrainerCallback):
         self._world = max(1, trainer.args.world_size)
         refusal = "steering is not possible in a training of several processes" if self._world > 1 else ""
         self._steering = TrainerSteering(trainer)
-        self._control = Control(self._steering, self._run.result, refusal)
+        self._control = Control(self._steering, self._run.result, refusal, skippable=self._positions is not None)
         self._wrap("training_step", self._training_step)
         self._wrap("_get_grad_norm", self._grad_norm_of)
         self._wrap("evaluate", self._evaluate)
@@ -327,8 +348,10 @@ class TrainbusCallback(TrainerCallback):
     @contextmanager
     def _phase(self, name: str) -> Iterator[None]:
         """A phase of the run; the time in it does not count as time of a step."""
+        self._phase_began(name)
         with self._run.phase(name):
             yield
+        self._phase_began("train")
         self._mark = time.perf_counter()
 
     @contained
@@ -343,7 +366,10 @@ class TrainbusCallback(TrainerCallback):
 
     @contained
     def _after_save(self, path: Path, step: int) -> None:
-        self._sealer.submit(path, run=self._run.id, name=self._name, step=step, examples=self._examples, tokens=self._tokens)
+        facts: dict[str, Any] = {"run": self._run.id, "name": self._name, "step": step, "examples": self._examples, "tokens": self._tokens}
+        if self._positions is not None:
+            facts["positions"] = self._positions(self._examples - self._examples_before)
+        self._sealer.submit(path, **facts)
 
     def _sealed(self, path: Path, result: Marker | OSError) -> None:
         """In the sealer's thread: the directory is whole, or it will never be."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import msgspec
@@ -42,7 +42,10 @@ class FileEntry(msgspec.Struct, frozen=True):
 
 
 class Marker(msgspec.Struct, kw_only=True, frozen=True):
-    """What makes a checkpoint whole. ``files`` are by path relative to the directory; the digest is over all of them."""
+    """What makes a checkpoint whole. ``files`` are by path relative to the directory; the digest is over all of them.
+
+    ``positions``: in a continuous training, how many examples of each unfinished job the weights have seen.
+    """
 
     id: str
     run: str
@@ -52,6 +55,7 @@ class Marker(msgspec.Struct, kw_only=True, frozen=True):
     created: int
     examples: int = 0
     tokens: int = 0
+    positions: dict[str, int] = {}
     files: dict[str, FileEntry]
 
     @property
@@ -69,7 +73,9 @@ class RunFile(msgspec.Struct, kw_only=True):
     method: str = ""
 
 
-def seal(path: Path, *, run: str, name: str, step: int, examples: int = 0, tokens: int = 0) -> Marker:
+def seal(
+    path: Path, *, run: str, name: str, step: int, examples: int = 0, tokens: int = 0, positions: Mapping[str, int] | None = None
+) -> Marker:
     """Make a finished directory a checkpoint: digest its files, bring them to the disk, write the marker.
 
     Raises:
@@ -89,6 +95,7 @@ def seal(path: Path, *, run: str, name: str, step: int, examples: int = 0, token
         created=time.time_ns(),
         examples=examples,
         tokens=tokens,
+        positions=dict(positions or {}),
         files=files,
     )
     write_atomically(path / MARKER, msgspec.json.format(msgspec.json.encode(marker), indent=1), mode=0o644)

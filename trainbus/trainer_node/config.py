@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 from msgspec import Meta, Struct
 
 Method: TypeAlias = Literal["full", "lora", "qlora"]
-Scheduler: TypeAlias = Literal["linear", "cosine", "constant", "constant_with_warmup"]
+Scheduler: TypeAlias = Literal["auto", "linear", "cosine", "constant", "constant_with_warmup"]
 Positive: TypeAlias = Annotated[int, Meta(ge=1)]
 Fraction: TypeAlias = Annotated[float, Meta(ge=0, lt=1)]
 LearningRate: TypeAlias = Annotated[float, Meta(gt=0, lt=1)]
@@ -19,13 +19,15 @@ class TrainerConfig(Struct, kw_only=True, forbid_unknown_fields=True):
     Args:
         model: A local model directory, a hub name, or ``config:FILE.json`` for a fresh model of that configuration.
         data: A JSONL file, or the name of a hub data set.
+        inbox: A folder; files that are put there are trained on one after the other, in one continuous run. Used when no data is named.
         output: Where checkpoints go; empty for ``runs/RUN``.
         name: Name of the run; empty for the data file's stem.
         tokenizer: Directory or hub name; empty for the model's own. A fresh model without one gets a byte-level tokenizer.
         data_split: Split of a hub data set; unused for files.
         method: ``full`` trains all weights, ``lora`` adapters, ``qlora`` adapters on a base in 4 bits (NF4).
         epochs: Passes over the data; unused when ``max_steps`` is set.
-        warmup: Steps of linear warm-up, or a fraction of all steps when below 1.
+        warmup: Steps of linear warm-up, or a fraction of all steps when below 1 (from an inbox, which has no end: 20 steps).
+        scheduler: Course of the learning rate. ``auto``: cosine for one file, constant after warm-up for an inbox.
         save_steps: Steps between checkpoints; the end of training is always saved.
         eval_steps: Steps between evaluations; unused without ``eval_file`` or ``eval_fraction``.
         eval_fraction: Share of the data that is held out (by seed) for evaluation.
@@ -33,10 +35,15 @@ class TrainerConfig(Struct, kw_only=True, forbid_unknown_fields=True):
         dtype: Type of the weights and of the computation.
         logging_steps: Steps between what Trainer itself logs; the bus gets every step in any case.
         lora_targets: ``all-linear`` or names of modules, separated by commas.
+        settle_seconds: A file in the inbox is taken when it has not changed for so long.
+        attempts: How often a file is tried before it has failed.
+        retry_seconds: Pause before another attempt.
+        hang_seconds: A step that takes longer, and 20 times the slowest recent one, is a hang: that attempt is ended. 0: never.
     """
 
     model: str = ""
     data: str = ""
+    inbox: str = ""
     output: str = ""
     name: str = ""
     tokenizer: str = ""
@@ -49,7 +56,7 @@ class TrainerConfig(Struct, kw_only=True, forbid_unknown_fields=True):
     epochs: Annotated[float, Meta(gt=0)] = 1.0
     max_steps: Positive | None = None
     warmup: Annotated[float, Meta(ge=0)] = 0.03
-    scheduler: Scheduler = "cosine"
+    scheduler: Scheduler = "auto"
     weight_decay: Fraction = 0.0
     max_grad_norm: Annotated[float, Meta(ge=0)] = 1.0
     save_steps: Positive = 200
@@ -63,6 +70,10 @@ class TrainerConfig(Struct, kw_only=True, forbid_unknown_fields=True):
     lora_alpha: Positive = 32
     lora_dropout: Fraction = 0.0
     lora_targets: str = "all-linear"
+    settle_seconds: Annotated[float, Meta(ge=0)] = 2.0
+    attempts: Positive = 3
+    retry_seconds: Annotated[float, Meta(ge=0)] = 10.0
+    hang_seconds: Annotated[float, Meta(ge=0)] = 300.0
 
     def targets(self) -> str | list[str]:
         """``lora_targets`` as PEFT wants it."""
@@ -89,12 +100,14 @@ class Summary(Struct, kw_only=True):
     steps: int = 0
     total_steps: int = 0
     resumed_step: int | None = None
+    skipped: bool = False
     loss_first: float | None = None
     loss_last: float | None = None
     seconds: float = 0.0
     examples: int = 0
     tokens: int = 0
     tokens_per_second: float = 0.0
+    file_examples: int = 0
     truncated: int = 0
     dropped: int = 0
     checkpoints: list[str] = []

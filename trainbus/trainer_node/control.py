@@ -64,16 +64,19 @@ class Control:
         steering: The training.
         answer: Publishes what becomes of a command.
         refuse_all: Reason for which this process takes no commands at all; empty when it does.
+        skippable: Whether there is another file that can be trained on.
     """
 
-    def __init__(self, steering: Steering, answer: Answer, refuse_all: str = "") -> None:
+    def __init__(self, steering: Steering, answer: Answer, refuse_all: str = "", *, skippable: bool = False) -> None:
         self._steering = steering
         self._answer = answer
         self._refuse_all = refuse_all
+        self._skippable = skippable
         self._waiting: dict[str, list[Command]] = {"save": [], "evaluate": [], "stop": []}
         self._accepted = self._refused = 0
         self.paused = False
         self.stopping = ""
+        self.skipping = False
 
     def handle(self, command: Command) -> None:
         """Act on one command. Called between steps, also while paused."""
@@ -120,7 +123,7 @@ class Control:
 
     def _stop(self, command: Command) -> None:
         self._accept(command)
-        self.stopping = command.reason or f"stop was asked for by {command.requested_by or 'a command'}"
+        self.stopping = command.reason or f"{command.verb} was asked for by {command.requested_by or 'a command'}"
         self.paused = False
         self._waiting["stop"].append(command)
         self._steering.stop(self.stopping)
@@ -160,7 +163,11 @@ class Control:
         self._answer(command, "done", "", **self._steering.free_caches())
 
     def _skip(self, command: Command) -> None:
-        self._refuse(command, "this run has one job: there is no next file to skip to")
+        if not self._skippable:
+            self._refuse(command, "this run has one job: there is no next file to skip to")
+            return
+        self.skipping = True
+        self._stop(command)
 
     def _set(self, command: Command) -> None:
         reason = _unsettable(command.arguments, self._steering.intervals())

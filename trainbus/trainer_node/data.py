@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
+import io
 import random
 import re
+import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import msgspec
 
@@ -23,9 +26,10 @@ _SIGNATURES: tuple[tuple[bytes, str, str], ...] = (
     (b"\xff\xfe", "is UTF-16 text", "Convert it: `iconv -f UTF-16 -t UTF-8 FILE > NEW`."),
     (b"\xfe\xff", "is UTF-16 text", "Convert it: `iconv -f UTF-16 -t UTF-8 FILE > NEW`."),
     (b"version https://git-lfs", "is a Git LFS pointer, not the data", "Fetch the data: `git lfs pull`."),
-    (b"\x1f\x8b", "is compressed (gzip)", "Unpack it: `gunzip FILE`."),
-    (b"PAR1", "is a Parquet file", "Write its rows as JSON Lines."),
 )
+_GZIP, _ZSTD, _PARQUET = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PAR1"
+LONGEST_LINE_BYTES = 100 * 1024**2
+"""A longer line is no training example: a file without line ends, or not JSON Lines at all."""
 
 
 class Loaded(msgspec.Struct):
@@ -38,7 +42,16 @@ class Loaded(msgspec.Struct):
 
 def is_hub_name(name: str) -> bool:
     """Whether ``name`` could be a name on a hub: ``name`` or ``owner/name``, and no file's ending."""
-    return HUB_NAME.fullmatch(name) is not None and Path(name).suffix not in {".jsonl", ".json", ".ndjson", ".txt", ".csv"}
+    return HUB_NAME.fullmatch(name) is not None and Path(name).suffix not in {
+        ".jsonl",
+        ".json",
+        ".ndjson",
+        ".txt",
+        ".csv",
+        ".gz",
+        ".zst",
+        ".parquet",
+    }
 
 
 def load(source: str, split: str = "train") -> Loaded:
@@ -56,7 +69,9 @@ def load(source: str, split: str = "train") -> Loaded:
 
 
 def load_file(path: Path) -> Loaded:
-    """The examples of a JSON Lines file. Blank lines and a UTF-8 byte-order mark are passed over.
+    """The examples of a file: JSON Lines (plain, gzip or zstd), one JSON list of objects, or Parquet. What it is, its first bytes tell.
+
+    Blank lines and a UTF-8 byte-order mark are passed over.
 
     Raises:
         DataError: As for `load`.
@@ -66,6 +81,11 @@ def load_file(path: Path) -> Loaded:
     try:
         with path.open("rb") as file:
             head = file.read(64)
+            if head.startswith(_PARQUET):
+                return _collect(_parquet(path), str(path))
+            if head.startswith((_GZIP, _ZSTD)):
+                with _unpacked(path, head) as unpacked:
+                    return _collect(_rows(unpacked, str(path)), str(path))
             for signature, what, hint in _SIGNATURES:
                 if head.startswith(signature):
                     raise DataError(
@@ -77,9 +97,16 @@ def load_file(path: Path) -> Loaded:
                         allowed="JSON Lines in UTF-8",
                     )
             file.seek(0)
+            if path.suffix == ".json" and head.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"["):
+                return _collect(_listed(file.read(), path), str(path))
             return _collect(_rows(file, str(path)), str(path))
+    except (EOFError, zlib.error) as error:
+        raise DataError(f"{path} ends in the middle, or is damaged: {error}", hint="Copy it again.", file=str(path)) from error
     except OSError as error:
-        raise DataError(f"{path} can't be read: {error.strerror}.", hint="Check its permissions.", file=str(path)) from error
+        reason = error.strerror or str(error)
+        raise DataError(
+            f"{path} can't be read: {reason}.", hint="Check its permissions; copy it again if it is damaged.", file=str(path)
+        ) from error
 
 
 def split(examples: list[Example], fraction: float, seed: int) -> tuple[list[Example], list[Example]]:
@@ -95,8 +122,51 @@ def _rows(lines: Iterable[bytes], source: str) -> Iterator[tuple[int, Any]]:
     """Line number and value of each line that is not blank; a `RowError` in place of a value that is none."""
     for number, raw in enumerate(lines, 1):
         line = (raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw).strip()
-        if line:
+        if len(line) > LONGEST_LINE_BYTES:
+            yield (
+                number,
+                RowError(f"{len(line):,} bytes in one line", found="no line end", allowed=f"lines of {LONGEST_LINE_BYTES:,} bytes at most"),
+            )
+        elif line:
             yield number, _parse(line)
+
+
+def _listed(content: bytes, path: Path) -> Iterator[tuple[int, Any]]:
+    """The objects of one JSON list, numbered from 1."""
+    try:
+        rows = msgspec.json.decode(content.removeprefix(b"\xef\xbb\xbf"), type=list[Any])
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} is not valid JSON: {error}", hint="A .json file is one list of objects.", file=str(path)) from error
+    yield from enumerate(rows, 1)
+
+
+def _unpacked(path: Path, head: bytes) -> BinaryIO:
+    if head.startswith(_GZIP):
+        return cast(BinaryIO, gzip.open(path))
+    try:
+        import pyarrow
+    except ImportError as error:
+        hint = "Install it (pip install 'trainbus[parquet]'), or unpack the file: `unzstd FILE`."
+        raise DataError(f"{path} is compressed (zstd), which needs pyarrow.", hint=hint, file=str(path)) from error
+    return io.BufferedReader(pyarrow.input_stream(str(path), compression="zstd"))
+
+
+def _parquet(path: Path) -> Iterator[tuple[int, Any]]:
+    """The rows of a Parquet file, numbered from 1, a batch in memory at a time."""
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError as error:
+        hint = "Install it: pip install 'trainbus[parquet]'."
+        raise DataError(f"{path} is a Parquet file, which needs pyarrow.", hint=hint, file=str(path)) from error
+    number = 0
+    try:
+        for batch in parquet.ParquetFile(path).iter_batches():
+            for row in batch.to_pylist():
+                number += 1
+                yield number, row
+    except pyarrow.ArrowException as error:
+        raise DataError(f"{path} is damaged: {error}", hint="Copy it again.", file=str(path)) from error
 
 
 def _parse(line: bytes) -> Any:

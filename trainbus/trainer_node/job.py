@@ -12,9 +12,10 @@ import msgspec
 
 from trainbus.errors import ConfigError, ModelError
 from trainbus.trainer_node import checkpoints, data, model, tokens
-from trainbus.trainer_node.arguments import total_steps, training_arguments
+from trainbus.trainer_node.arguments import steps_of, total_steps, training_arguments
 from trainbus.trainer_node.config import Resume, Summary, TrainerConfig
 from trainbus.trainer_node.observer import Observer, Silent, Throttle
+from trainbus.trainer_node.part import Part, Remaining, positions, presentation_order
 from trainbus.trainer_node.plan import RUNS, Plan, make_plan
 from trainbus.trainer_node.signals import stop_on_signals
 
@@ -39,6 +40,7 @@ def run_job(
     config: TrainerConfig,
     *,
     resume: Resume = FRESH_START,
+    part: Part | None = None,
     observer: Observer | None = None,
     root: Path | None = None,
     router: str | None = None,
@@ -48,6 +50,7 @@ def run_job(
     Args:
         config: What to train.
         resume: Where to go on.
+        part: What this job is in a continuous training; it then goes on where the newest whole checkpoint stands.
         observer: Who is told of the progress.
         root: The state directory; None for TRAINBUS_HOME.
         router: The broker's address; None to follow the connection file.
@@ -62,7 +65,7 @@ def run_job(
     from trainbus.bus.run import init
 
     watcher = observer or Silent()
-    plan = make_plan(config, resume)
+    plan = make_plan(config, resume, part)
     for note in plan.notes:
         watcher.note(note)
     settings = msgspec.to_builtins(config)
@@ -74,7 +77,7 @@ def run_job(
             watcher.note(f"resuming run {run.id} from {plan.checkpoint} at step {plan.step}")
         checkpoints.write_run_file(output, checkpoints.RunFile(run=run.id, name=plan.name, model=config.model, method=config.method))
         prepared = _prepare(config, run, watcher)
-        summary = _train(config, plan, prepared, run, output, watcher)
+        summary = _train(config, plan, part, prepared, run, output, watcher)
         run.close(outcome=summary.outcome, reason=summary.reason)
     told = run.stats()
     return msgspec.structs.replace(summary, source=told.source, published=told.published, acknowledged=told.acknowledged)
@@ -117,10 +120,21 @@ def _prepare(config: TrainerConfig, run: Run, watcher: Observer) -> _Prepared:
     return _Prepared(built, training, evaluation)
 
 
-def _train(config: TrainerConfig, plan: Plan, prepared: _Prepared, run: Run, output: Path, watcher: Observer) -> Summary:
+def _train(config: TrainerConfig, plan: Plan, part: Part | None, prepared: _Prepared, run: Run, output: Path, watcher: Observer) -> Summary:
     from trainbus.trainer_node.callback import attach
 
-    total = total_steps(config, len(prepared.training))
+    options: dict[str, Any] = {}
+    training: Any = prepared.training
+    if part is not None:
+        seen = plan.positions.get(part.job, 0)
+        training = Remaining(prepared.training, presentation_order(len(prepared.training), config.epochs, config.seed, part.job), seen)
+        if not len(training):
+            return _nothing_left(plan, prepared, run, output)
+        options["positions"] = lambda since: positions(part, plan.positions, seen + since)
+        options["phase_began"] = watcher.phase
+        total = (plan.step or 0) + steps_of(config, len(training))
+    else:
+        total = total_steps(config, len(prepared.training))
     if plan.step is not None and plan.step >= total:
         hint = "Raise max_steps or epochs to train on."
         raise ConfigError(
@@ -129,8 +143,8 @@ def _train(config: TrainerConfig, plan: Plan, prepared: _Prepared, run: Run, out
             key="trainer.max_steps",
             found=total,
         )
-    trainer = _trainer(config, prepared, output)
-    callback = attach(trainer, run, name=plan.name, examples=plan.examples, tokens=plan.tokens, guard=True)
+    trainer = _trainer(config, prepared, training, output, until=total if part is not None else None)
+    callback = attach(trainer, run, name=plan.name, examples=plan.examples, tokens=plan.tokens, guard=True, **options)
     trainer.add_callback(_watching(callback, watcher))
     watcher.phase("train")
     started = time.monotonic()
@@ -142,13 +156,21 @@ def _train(config: TrainerConfig, plan: Plan, prepared: _Prepared, run: Run, out
     return _summarise(trainer, callback, plan, prepared, run, output, time.monotonic() - started)
 
 
-def _trainer(config: TrainerConfig, prepared: _Prepared, output: Path) -> Any:
+def _nothing_left(plan: Plan, prepared: _Prepared, run: Run, output: Path) -> Summary:
+    """The newest checkpoint has seen the whole file: only the word that it is done was lost."""
+    return Summary(
+        run=run.id, outcome="completed", output=str(output), steps=0, total_steps=plan.step or 0, resumed_step=plan.step,
+        examples=plan.examples, tokens=plan.tokens, file_examples=len(prepared.training), dropped=prepared.training.stats().dropped,
+    )  # fmt: skip
+
+
+def _trainer(config: TrainerConfig, prepared: _Prepared, training: Any, output: Path, *, until: int | None) -> Any:
     from transformers import PrinterCallback, Trainer
 
     trainer = Trainer(
         model=prepared.built.model,
-        args=training_arguments(config, output, evaluates=prepared.evaluation is not None),
-        train_dataset=prepared.training,
+        args=training_arguments(config, output, evaluates=prepared.evaluation is not None, until=until),
+        train_dataset=training,
         eval_dataset=prepared.evaluation,
         data_collator=tokens.Collator(prepared.built.tokenizer.pad_token_id),
         processing_class=prepared.built.tokenizer,
@@ -182,6 +204,7 @@ def _summarise(
         outcome="failed" if callback.failure else "stopped" if callback.stopped else "completed",
         output=str(output),
         reason=callback.failure or callback.stopped,
+        skipped=callback.skipped,
         steps=stats.steps,
         total_steps=trainer.state.max_steps,
         resumed_step=plan.step,
@@ -191,6 +214,7 @@ def _summarise(
         examples=stats.examples,
         tokens=stats.tokens,
         tokens_per_second=(stats.tokens - plan.tokens) / seconds if seconds else 0.0,
+        file_examples=report.examples,
         truncated=report.truncated,
         dropped=report.dropped,
         checkpoints=[str(path) for path in checkpoints.listed(output) if not checkpoints.faults(path)],

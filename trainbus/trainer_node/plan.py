@@ -9,6 +9,7 @@ from msgspec import Struct
 from trainbus.errors import ConfigError, DataError, ModelError
 from trainbus.trainer_node import checkpoints, data, model
 from trainbus.trainer_node.config import Resume, TrainerConfig
+from trainbus.trainer_node.part import Part
 
 RUNS = Path("runs")
 """Outputs go below this directory of the current one when none is named."""
@@ -24,11 +25,15 @@ class Plan(Struct, frozen=True, kw_only=True):
     step: int | None = None
     examples: int = 0
     tokens: int = 0
+    positions: dict[str, int] = {}
     notes: tuple[str, ...] = ()
 
 
-def make_plan(config: TrainerConfig, resume: Resume) -> Plan:
+def make_plan(config: TrainerConfig, resume: Resume, part: Part | None = None) -> Plan:
     """Check what can be checked without loading, and decide.
+
+    Args:
+        part: A job of a continuous training: it goes on from whatever whole checkpoint is newest in the output.
 
     Raises:
         ConfigError: The output belongs to another training, or is needed and not named.
@@ -46,6 +51,8 @@ def make_plan(config: TrainerConfig, resume: Resume) -> Plan:
         checkpoints.require_whole(path)
         return _continue(config, name, path, Path(config.output) if config.output else path.parent, ())
     output = Path(config.output).expanduser() if config.output else None
+    if part is not None:
+        return _next_part(config, name, output or RUNS / name, part)
     if resume.wanted:
         if output is None:
             raise ConfigError("--resume needs to know where the checkpoints are.", hint=_known_outputs(), key="trainer.output")
@@ -56,6 +63,14 @@ def make_plan(config: TrainerConfig, resume: Resume) -> Plan:
         hint = "Go on with --resume, or choose another --output."
         raise ConfigError(f"{output} holds checkpoints of an earlier training.", hint=hint, key="trainer.output", found=str(output))
     return Plan(name=name, output=output)
+
+
+def _next_part(config: TrainerConfig, name: str, output: Path, part: Part) -> Plan:
+    if not any((path / checkpoints.MARKER).is_file() for path in checkpoints.listed(output)):
+        return Plan(name=name, run=part.run, output=output)  # nothing was ever saved wholly
+    path, unfinished = checkpoints.choose(output)
+    notes = tuple(f"{other.name} was never finished; it is passed over" for other in unfinished)
+    return _continue(config, name, path, output, notes)
 
 
 def _continue(config: TrainerConfig, name: str, path: Path, output: Path, notes: tuple[str, ...]) -> Plan:
@@ -74,6 +89,7 @@ def _continue(config: TrainerConfig, name: str, path: Path, output: Path, notes:
         step=marker.step if marker else checkpoints.step_of(path),
         examples=marker.examples if marker else 0,
         tokens=marker.tokens if marker else 0,
+        positions=marker.positions if marker else {},
         notes=notes,
     )
 

@@ -1,0 +1,186 @@
+"""``trainbus train --inbox`` as a person uses it: files in, one continuous run out, whatever dies on the way."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from tests.support import trainbus, wait_for
+from trainbus.trainer_node import checkpoints
+
+LONG = 300.0
+
+
+class Inbox:
+    """A folder, and the daemon that watches it."""
+
+    def __init__(self, tmp_path, base):
+        self.folder = tmp_path / "inbox"
+        self.output = tmp_path / "out"
+        self.folder.mkdir()
+        self.config = tmp_path / "trainbus.toml"
+        self.config.write_text(f"""
+            [trainer]
+            model = "{base}"
+            inbox = "{self.folder}"
+            output = "{self.output}"
+            method = "full"
+            batch_size = 2
+            save_steps = 5
+            max_length = 64
+            settle_seconds = 0.2
+            retry_seconds = 0.1
+        """)
+        self.process = None
+        self.log = tmp_path / "daemon.jsonl"
+
+    def start(self, *options):
+        with self.log.open("a") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "trainbus", "train", "--config", str(self.config), "--json", *options],
+                stdout=log, stderr=subprocess.STDOUT, env={**os.environ, "HF_HUB_OFFLINE": "1"}, cwd=self.folder.parent,
+            )  # fmt: skip
+
+    def told(self):
+        return [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
+
+    def wait_for(self, text):
+        wait_for(lambda: any(text in told["text"] for told in self.told()), LONG, what=f"{text!r} in {self.log.read_text()}")
+
+    def jobs(self):
+        listed = trainbus("queue", "status", "--json")
+        assert listed.returncode == 0, listed.stderr
+        return {state: [job["name"] for job in jobs] for state, jobs in json.loads(listed.stdout).items()}
+
+    def put(self, name, rows):
+        lines = "".join(json.dumps(row) + "\n" for row in rows)
+        path = self.folder / name
+        path.write_bytes(gzip.compress(lines.encode()) if name.endswith(".gz") else lines.encode())
+
+    def newest(self):
+        found = [path for path in checkpoints.listed(self.output) if not checkpoints.faults(path)]
+        return checkpoints.read_marker(found[-1]) if found else None
+
+
+@pytest.fixture
+def inbox(tmp_path, tiny_base):
+    """An inbox with a tiny model; whatever runs is ended with the test."""
+    inbox = Inbox(tmp_path, tiny_base)
+    yield inbox
+    if inbox.process is not None and inbox.process.poll() is None:
+        inbox.process.terminate()
+        inbox.process.wait()
+
+
+def questions(first, count):
+    return [{"question": f"what is {i}?", "answer": str(i)} for i in range(first, first + count)]
+
+
+@pytest.mark.timeout(600)
+def test_files_become_one_continuous_run_and_a_malformed_one_holds_nobody_up(inbox, published):
+    """Steps add up over files, the bad file fails with its line, every change is a job event, and a second daemon is refused."""
+    inbox.put("one.jsonl", questions(0, 6))
+    inbox.put("two.jsonl.gz", questions(100, 5))
+    (inbox.folder / "bad.jsonl").write_text('{"question": "a", "answer": "b"}\n{"question": \n')
+    inbox.start("--until-empty")
+    inbox.wait_for("training begins")
+    second = trainbus("train", "--config", str(inbox.config))
+    assert (second.returncode, "runs already" in second.stderr, str(inbox.process.pid) in second.stderr) == (4, True, True), second.stderr
+    assert inbox.process.wait(LONG) == 0, inbox.log.read_text()
+    assert inbox.jobs() == {
+        "queued": [], "processing": [], "completed": ["one.jsonl", "two.jsonl.gz"], "failed": ["bad.jsonl"], "skipped": [],
+    }  # fmt: skip
+    assert "line 2" in (inbox.folder / "failed" / "bad.jsonl.reason.txt").read_text()
+    assert sorted(path.name for path in (inbox.folder / "completed").iterdir()) == ["one.jsonl", "two.jsonl.gz"]
+    assert inbox.newest().step == 3 + 3
+    events = published("job")
+    assert len({event.run for event in events} | {inbox.newest().run}) == 1
+    states = {name: [event.state for event in events if event.file == name] for name in ("one.jsonl", "bad.jsonl")}
+    assert states == {"one.jsonl": ["queued", "processing", "completed"], "bad.jsonl": ["queued", "processing", "failed"]}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_sigterm_kill_9_of_worker_and_of_daemon_lose_no_example_and_show_none_twice(inbox):
+    """Each time the next daemon goes on with the same run; in the end the counts are right, and no step was counted twice."""
+    for number in range(3):
+        inbox.put(f"{number}.jsonl", questions(1000 * number, 60))
+    inbox.start()
+    wait_for(lambda: (m := inbox.newest()) and m.step >= 5, LONG, what="a checkpoint")
+    inbox.process.send_signal(signal.SIGTERM)
+    assert inbox.process.wait(LONG) == 0, inbox.log.read_text()
+    stopped = inbox.newest()
+    assert stopped.examples == 2 * stopped.step
+    inbox.start()
+    wait_for(lambda: inbox.newest().step > stopped.step, LONG, what="another checkpoint")
+    worker = int(subprocess.run(["pgrep", "-P", str(inbox.process.pid)], capture_output=True, text=True, check=True).stdout.split()[0])
+    os.kill(worker, signal.SIGKILL)
+    inbox.wait_for("SIGKILL")
+    at_death = inbox.newest()
+    wait_for(lambda: inbox.newest().step > at_death.step, LONG, what="a checkpoint after the worker's death")
+    inbox.process.kill()
+    inbox.process.wait()
+    inbox.start("--until-empty")
+    assert inbox.process.wait(LONG) == 0, inbox.log.read_text()
+    assert inbox.jobs()["completed"] == ["0.jsonl", "1.jsonl", "2.jsonl"]
+    last = inbox.newest()
+    assert (last.step, last.examples) == (90, 180)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_file_that_always_kills_its_worker_fails_after_three_attempts(inbox, monkeypatch):
+    """The reason names the signal and where to read on; the file is put aside, and the daemon lives."""
+    monkeypatch.setenv("PYTHONPATH", f"{inbox.folder.parent}:{os.environ['PYTHONPATH']}")
+    (inbox.folder.parent / "sitecustomize.py").write_text(
+        "import os, sys\nif 'trainbus.trainer_node.inbox.worker' in ' '.join(sys.orig_argv):\n    os.kill(os.getpid(), 9)\n"
+    )
+    inbox.put("a.jsonl", questions(0, 2))
+    inbox.start("--until-empty")
+    assert inbox.process.wait(LONG) == 0, inbox.log.read_text()
+    assert inbox.jobs()["failed"] == ["a.jsonl"]
+    reason = (inbox.folder / "failed" / "a.jsonl.reason.txt").read_text()
+    assert "SIGKILL" in reason
+    assert "3 attempts" in reason
+
+
+def test_an_inbox_has_no_end_so_a_schedule_that_needs_one_is_refused(inbox):
+    """Told before anything is loaded."""
+    refused = trainbus("train", "--config", str(inbox.config), "--set", "trainer.scheduler=cosine")
+    assert refused.returncode == 2
+    assert "trainer.scheduler" in refused.stderr
+
+
+def test_the_queue_is_edited_from_the_command_line_while_no_trainer_runs(inbox, tmp_path):
+    """add, list, set-priority, move, remove, retry; what can't be is told."""
+    for name in "abc":
+        (tmp_path / f"{name}.jsonl").write_text('{"text": "x"}\n')
+    config = ["--config", str(inbox.config)]
+
+    def run(*arguments):
+        done = trainbus("queue", *arguments)
+        assert "Traceback" not in done.stderr
+        return done
+
+    def waiting():
+        return [job["name"] for job in json.loads(run("list", "--json").stdout)]
+
+    assert run("list").returncode == 0
+    assert run("add", *(str(tmp_path / f"{name}.jsonl") for name in "abc"), *config).returncode == 0
+    assert waiting() == ["a.jsonl", "b.jsonl", "c.jsonl"]
+    assert run("set-priority", "c.jsonl", "high").returncode == 0
+    assert run("move", "b.jsonl", "a.jsonl").returncode == 0
+    assert waiting() == ["c.jsonl", "b.jsonl", "a.jsonl"]
+    assert run("remove", "b.jsonl").returncode == 0
+    assert waiting() == ["c.jsonl", "a.jsonl"]
+    assert (inbox.folder / "failed" / "b.jsonl").exists()
+    assert (tmp_path / "b.jsonl").exists()
+    assert run("retry", "a.jsonl", *config).returncode == 4
+    assert run("remove", "nothing").returncode == 4
+    assert run("add", str(tmp_path / "missing.jsonl"), *config).returncode == 7
