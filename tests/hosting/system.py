@@ -118,7 +118,8 @@ class System:
     def seen(self, name: str) -> list[int]:
         """The steps that a recorder wrote down."""
         file = self.root / "plugins" / name / "seen"
-        return [int(line) for line in file.read_text().splitlines() if line.isdigit()] if file.exists() else []
+        whole = file.read_text().rpartition("\n")[0] if file.exists() else ""  # the last line may be being written
+        return [int(line) for line in whole.splitlines() if line.isdigit()]
 
     def state(self, name: str) -> dict[str, object]:
         """A plugin's durable state."""
