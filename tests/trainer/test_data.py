@@ -208,3 +208,13 @@ def test_a_file_that_was_cut_in_the_middle_is_told_in_words(tmp_path, ending):
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(DataError, match="damaged"):
         data.load(str(path))
+
+
+def test_bad_lines_can_be_left_out_with_their_reasons_unless_they_are_most_of_the_file(lines):
+    """The quarantine: what it holds can be mended; a file that is mostly bad is refused whole."""
+    loaded = data.load_file(lines(GOOD, '{"prompt": ', GOOD, {"prompt": "x"}), tolerant=True)
+    assert len(loaded.examples) == 2
+    assert [(one.line, one.content) for one in loaded.rejected] == [(2, '{"prompt":'), (4, {"prompt": "x"})]
+    assert "not valid JSON" in loaded.rejected[0].reason
+    with pytest.raises(DataError, match="2 of 3 lines are refused"):
+        data.load_file(lines(GOOD, "{", "{"), tolerant=True)

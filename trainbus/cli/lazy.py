@@ -33,6 +33,7 @@ LAZY: dict[str, Lazy] = {
     "down": Lazy("Bus", "trainbus.cli.down:command", "Stop the plugins and the broker."),
     "service": Lazy("Bus", "trainbus.cli.service:command", "Print a systemd unit for `trainbus up`."),
     "train": Lazy("Training", "trainbus.cli.train:command", "Fine-tune a model on a file, or on all that come into an inbox."),
+    "data": Lazy("Training", "trainbus.cli.data:command", "Check training data, and see what a model learns from it."),
     "queue": Lazy("Training", "trainbus.cli.queue:command", "Show and edit the queue of an inbox."),
     "control": Lazy("Training", "trainbus.cli.control:command", "Pause, resume, stop or otherwise steer a run."),
     "plugins": Lazy("Plugins", "trainbus.cli.plugins:command", "List, add, remove or restart plugins."),

@@ -53,7 +53,7 @@ def command(
     Ctrl-C saves a checkpoint and ends; a second one ends at once. Works with or without a running broker.
     """
     settings = read_settings(config_path, overrides, {"data": file, **given})
-    _need_libraries()
+    need_libraries()
     if not file and settings.inbox:
         if resume or resume_from:
             raise UsageError("An inbox always goes on where its run stands.", hint="Leave --resume and --resume-from out.")
@@ -64,7 +64,7 @@ def command(
     from trainbus.trainer_node.config import Resume
     from trainbus.trainer_node.job import run_job
 
-    _quiet_libraries()
+    quiet_libraries()
     with Progress(quiet=as_json) as observer:
         summary = run_job(settings, resume=Resume(wanted=resume, path=resume_from or ""), observer=observer)
     if as_json:
@@ -89,7 +89,8 @@ def read_settings(config_path: Path | None, overrides: tuple[str, ...], given: d
     return validate_section({**loaded.config.trainer, **named}, TrainerConfig, "trainer", file=loaded.file, origins=origins)
 
 
-def _need_libraries() -> None:
+def need_libraries() -> None:
+    """Refuse to go on without the libraries of the extra ``trainer``."""
     from importlib.util import find_spec
 
     from trainbus.errors import ModelError
@@ -100,7 +101,7 @@ def _need_libraries() -> None:
         raise ModelError(f"Training needs libraries that are not installed: {', '.join(missing)}.", hint=hint, missing=missing)
 
 
-def _quiet_libraries() -> None:
+def quiet_libraries() -> None:
     """Their bars and remarks would tear ours apart; warnings of what is really wrong still come."""
     import logging
 

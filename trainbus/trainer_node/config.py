@@ -23,6 +23,8 @@ class TrainerConfig(Struct, kw_only=True, forbid_unknown_fields=True):
         output: Where checkpoints go; empty for ``runs/RUN``.
         name: Name of the run; empty for the data file's stem.
         tokenizer: Directory or hub name; empty for the model's own. A fresh model without one gets a byte-level tokenizer.
+        bad_lines: ``refuse`` a file with lines that are no examples, or ``reject`` the lines: they are kept aside with their reasons, and
+            the others are trained on, unless more than half are bad. ``auto``: refuse a named file, reject lines of an inbox.
         data_split: Split of a hub data set; unused for files.
         method: ``full`` trains all weights, ``lora`` adapters, ``qlora`` adapters on a base in 4 bits (NF4).
         epochs: Passes over the data; unused when ``max_steps`` is set.
@@ -47,6 +49,7 @@ class TrainerConfig(Struct, kw_only=True, forbid_unknown_fields=True):
     output: str = ""
     name: str = ""
     tokenizer: str = ""
+    bad_lines: Literal["auto", "refuse", "reject"] = "auto"
     data_split: str = "train"
     method: Method = "lora"
     max_length: Annotated[int, Meta(ge=8, le=1_048_576)] = 1024
@@ -108,6 +111,7 @@ class Summary(Struct, kw_only=True):
     tokens: int = 0
     tokens_per_second: float = 0.0
     file_examples: int = 0
+    rejected: int = 0
     truncated: int = 0
     dropped: int = 0
     checkpoints: list[str] = []

@@ -19,6 +19,8 @@ from trainbus.trainer_node.formats import ALLOWED, Example, Format, RowError, de
 SHOWN_LINES = 5
 """So many broken lines are named; the rest is counted: a person mends the first ones and looks again."""
 
+MOST_REJECTED = 0.5
+"""A file with a larger share of bad lines is not what it is taken for, and is refused whole."""
 QUOTED_CHARACTERS = 60
 HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
@@ -32,12 +34,21 @@ LONGEST_LINE_BYTES = 100 * 1024**2
 """A longer line is no training example: a file without line ends, or not JSON Lines at all."""
 
 
+class Rejected(msgspec.Struct, frozen=True):
+    """A line that is no example: its number, why, and what it holds."""
+
+    line: int
+    reason: str
+    content: Any
+
+
 class Loaded(msgspec.Struct):
-    """Examples of one source, and what format they had."""
+    """Examples of one source, what format they had, and the lines that were left out."""
 
     examples: list[Example]
     format: str
     source: str
+    rejected: list[Rejected] = []
 
 
 def is_hub_name(name: str) -> bool:
@@ -54,21 +65,24 @@ def is_hub_name(name: str) -> bool:
     }
 
 
-def load(source: str, split: str = "train") -> Loaded:
+def load(source: str, split: str = "train", *, tolerant: bool = False) -> Loaded:
     """The examples of a file, or of a hub data set when no such file exists and the name could be one.
+
+    Args:
+        tolerant: Lines that are no examples are left out and told, as long as they are not more than half.
 
     Raises:
         DataError: Missing, unreadable, malformed or empty; the facts name file and line.
     """
     path = Path(source).expanduser()
     if path.exists():
-        return load_file(path)
+        return load_file(path, tolerant=tolerant)
     if is_hub_name(source):
         return _load_hub(source, split)
     raise DataError(f"There is no file {source}.", hint="Check the path; relative paths start where the command runs.", file=source)
 
 
-def load_file(path: Path) -> Loaded:
+def load_file(path: Path, *, tolerant: bool = False) -> Loaded:
     """The examples of a file: JSON Lines (plain, gzip or zstd), one JSON list of objects, or Parquet. What it is, its first bytes tell.
 
     Blank lines and a UTF-8 byte-order mark are passed over.
@@ -82,10 +96,10 @@ def load_file(path: Path) -> Loaded:
         with path.open("rb") as file:
             head = file.read(64)
             if head.startswith(_PARQUET):
-                return _collect(_parquet(path), str(path))
+                return _collect(_parquet(path), str(path), tolerant=tolerant)
             if head.startswith((_GZIP, _ZSTD)):
                 with _unpacked(path, head) as unpacked:
-                    return _collect(_rows(unpacked, str(path)), str(path))
+                    return _collect(_rows(unpacked, str(path)), str(path), tolerant=tolerant)
             for signature, what, hint in _SIGNATURES:
                 if head.startswith(signature):
                     raise DataError(
@@ -98,8 +112,8 @@ def load_file(path: Path) -> Loaded:
                     )
             file.seek(0)
             if path.suffix == ".json" and head.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"["):
-                return _collect(_listed(file.read(), path), str(path))
-            return _collect(_rows(file, str(path)), str(path))
+                return _collect(_listed(file.read(), path), str(path), tolerant=tolerant)
+            return _collect(_rows(file, str(path)), str(path), tolerant=tolerant)
     except (EOFError, zlib.error) as error:
         raise DataError(f"{path} ends in the middle, or is damaged: {error}", hint="Copy it again.", file=str(path)) from error
     except OSError as error:
@@ -174,7 +188,8 @@ def _parse(line: bytes) -> Any:
         return msgspec.json.decode(line)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         quoted = line[:QUOTED_CHARACTERS].decode("utf-8", "replace") + ("…" if len(line) > QUOTED_CHARACTERS else "")
-        return RowError(f"not valid JSON ({_why(line, str(error))})", found=quoted, allowed="one JSON object a line")
+        raw = line.decode("utf-8", "replace")
+        return RowError(f"not valid JSON ({_why(line, str(error))})", found=quoted, allowed="one JSON object a line", raw=raw)
 
 
 def _why(line: bytes, error: str) -> str:
@@ -188,9 +203,16 @@ def _why(line: bytes, error: str) -> str:
     return error.removeprefix("JSON is malformed: ")
 
 
-def _collect(rows: Iterable[tuple[int, Any]], source: str) -> Loaded:
+def write_rejected(path: Path, rejected: list[Rejected]) -> None:
+    """Keep lines that were left out, with their reasons, as JSON Lines: mend them there and train on them later."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"".join(msgspec.json.encode(one) + b"\n" for one in rejected))
+
+
+def _collect(rows: Iterable[tuple[int, Any]], source: str, *, tolerant: bool = False) -> Loaded:
     examples: list[Example] = []
     problems: list[tuple[int, RowError]] = []
+    rejected: list[Rejected] = []
     known: Format | None = None
     for number, row in rows:
         try:
@@ -198,7 +220,8 @@ def _collect(rows: Iterable[tuple[int, Any]], source: str) -> Loaded:
             examples.append(example)
         except RowError as problem:
             problems.append((number, problem))
-    if problems:
+            rejected.append(Rejected(number, f"{problem.what}. Allowed: {problem.allowed}", problem.raw or row))
+    if problems and not (tolerant and len(problems) <= MOST_REJECTED * (len(problems) + len(examples))):
         raise _refusal(source, problems, len(problems) + len(examples))
     if known is None:
         raise DataError(
@@ -207,7 +230,7 @@ def _collect(rows: Iterable[tuple[int, Any]], source: str) -> Loaded:
             file=source,
             found="no lines",
         )
-    return Loaded(examples, known.name, source)
+    return Loaded(examples, known.name, source, rejected)
 
 
 def _convert(number: int, row: Any, known: Format | None) -> tuple[Format, Example]:

@@ -30,10 +30,11 @@ class Example(Struct, frozen=True):
 
 
 class RowError(Exception):
-    """A row that does not fit its format: what was found, what is allowed."""
+    """A row that does not fit its format: what was found, what is allowed, and the line itself where it is no JSON."""
 
-    def __init__(self, what: str, *, found: str, allowed: str) -> None:
+    def __init__(self, what: str, *, found: str, allowed: str, raw: str = "") -> None:
         super().__init__(what)
+        self.raw = raw
         self.what = what
         self.found = found
         self.allowed = allowed

@@ -28,12 +28,15 @@ TOLD_EVERY_SECONDS = 0.5
 
 
 FRESH_START = Resume()
+REJECTED = "rejected.jsonl"
+"""In the output: lines of the data that were left out, with their reasons."""
 
 
 class _Prepared(NamedTuple):
     built: model.Built
     training: tokens.TokenDataset
     evaluation: tokens.TokenDataset | None
+    rejected: int
 
 
 def run_job(
@@ -76,7 +79,10 @@ def run_job(
         if plan.checkpoint is not None:
             watcher.note(f"resuming run {run.id} from {plan.checkpoint} at step {plan.step}")
         checkpoints.write_run_file(output, checkpoints.RunFile(run=run.id, name=plan.name, model=config.model, method=config.method))
-        prepared = _prepare(config, run, watcher)
+        rejected = Path(part.rejected) if part is not None and part.rejected else output / REJECTED
+        prepared = _prepare(
+            config, run, watcher, rejected, tolerant=config.bad_lines == "reject" or (part is not None and config.bad_lines == "auto")
+        )
         summary = _train(config, plan, part, prepared, run, output, watcher)
         run.close(outcome=summary.outcome, reason=summary.reason)
     told = run.stats()
@@ -90,9 +96,15 @@ def _load_libraries() -> None:
     import transformers  # noqa: F401
 
 
-def _prepare(config: TrainerConfig, run: Run, watcher: Observer) -> _Prepared:
+def _prepare(config: TrainerConfig, run: Run, watcher: Observer, rejected: Path, *, tolerant: bool) -> _Prepared:
     with _phase(run, watcher, "load_data"):
-        examples = data.load(config.data, config.data_split).examples
+        loaded = data.load(config.data, config.data_split, tolerant=tolerant)
+        examples = loaded.examples
+        if loaded.rejected:
+            data.write_rejected(rejected, loaded.rejected)
+            first = loaded.rejected[0]
+            what = f"{len(loaded.rejected):,} lines are no examples and were left out"
+            watcher.note(f"{what} (the first: line {first.line}, {first.reason}); see {rejected}")
         held_out = data.load(config.eval_file, config.data_split).examples if config.eval_file else []
         if not config.eval_file:
             examples, held_out = data.split(examples, config.eval_fraction, config.seed)
@@ -117,7 +129,7 @@ def _prepare(config: TrainerConfig, run: Run, watcher: Observer) -> _Prepared:
         )
     if report.dropped:
         watcher.note(f"{report.dropped:,} examples were left out: nothing to learn from within max_length = {config.max_length}")
-    return _Prepared(built, training, evaluation)
+    return _Prepared(built, training, evaluation, len(loaded.rejected))
 
 
 def _train(config: TrainerConfig, plan: Plan, part: Part | None, prepared: _Prepared, run: Run, output: Path, watcher: Observer) -> Summary:
@@ -215,6 +227,7 @@ def _summarise(
         tokens=stats.tokens,
         tokens_per_second=(stats.tokens - plan.tokens) / seconds if seconds else 0.0,
         file_examples=report.examples,
+        rejected=prepared.rejected,
         truncated=report.truncated,
         dropped=report.dropped,
         checkpoints=[str(path) for path in checkpoints.listed(output) if not checkpoints.faults(path)],

@@ -86,7 +86,7 @@ def build(config: TrainerConfig) -> Built:
     from transformers import set_seed
 
     set_seed(config.seed)  # a fresh model and fresh adapters are the same for the same seed
-    tokenizer = _tokenizer(config)
+    tokenizer = load_tokenizer(config)
     fresh = config.model.startswith(FRESH)
     if fresh and config.method == "qlora":
         raise ModelError("A fresh model has no weights to keep in 4 bits.", hint='Use method = "full" or "lora".', key="trainer.method")
@@ -102,7 +102,12 @@ def build(config: TrainerConfig) -> Built:
     return Built(model, tokenizer, trainable, total)
 
 
-def _tokenizer(config: TrainerConfig) -> Any:
+def load_tokenizer(config: TrainerConfig) -> Any:
+    """The tokenizer of the configured model, or the one that is named in its place.
+
+    Raises:
+        ModelError: There is none, or it can't be used.
+    """
     from transformers import AutoTokenizer
 
     from trainbus.trainer_node.byte_tokenizer import byte_tokenizer

@@ -25,11 +25,13 @@ class Part(Struct, frozen=True, kw_only=True):
     Args:
         job: Its id.
         run: The continuous run, the same for all jobs.
+        rejected: File for the lines that are no examples.
         unfinished: Ids of the other jobs whose positions still count.
     """
 
     job: str
     run: str
+    rejected: str = ""
     unfinished: tuple[str, ...] = ()
 
 

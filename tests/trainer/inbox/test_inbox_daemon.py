@@ -84,10 +84,12 @@ def questions(first, count):
 
 @pytest.mark.timeout(600)
 def test_files_become_one_continuous_run_and_a_malformed_one_holds_nobody_up(inbox, published):
-    """Steps add up over files, the bad file fails with its line, every change is a job event, and a second daemon is refused."""
+    """Steps add up over files, a bad line is kept aside, a bad file fails, each change is a job event, a second daemon is refused."""
     inbox.put("one.jsonl", questions(0, 6))
     inbox.put("two.jsonl.gz", questions(100, 5))
-    (inbox.folder / "bad.jsonl").write_text('{"question": "a", "answer": "b"}\n{"question": \n')
+    with (inbox.folder / "one.jsonl").open("a") as file:
+        file.write('{"question": "no answer"}\n')
+    (inbox.folder / "bad.jsonl").write_text('{"question": "a", "answer": "b"}\n{"question": \n{"question": \n')
     inbox.start("--until-empty")
     inbox.wait_for("training begins")
     second = trainbus("train", "--config", str(inbox.config))
@@ -96,6 +98,12 @@ def test_files_become_one_continuous_run_and_a_malformed_one_holds_nobody_up(inb
     assert inbox.jobs() == {
         "queued": [], "processing": [], "completed": ["one.jsonl", "two.jsonl.gz"], "failed": ["bad.jsonl"], "skipped": [],
     }  # fmt: skip
+    (rejected,) = map(json.loads, (inbox.folder / "failed" / "one.jsonl.rejected.jsonl").read_text().splitlines())
+    assert (rejected["line"], "key 'answer' holds nothing" in rejected["reason"], rejected["content"]) == (
+        7,
+        True,
+        {"question": "no answer"},
+    )
     assert "line 2" in (inbox.folder / "failed" / "bad.jsonl.reason.txt").read_text()
     assert sorted(path.name for path in (inbox.folder / "completed").iterdir()) == ["one.jsonl", "two.jsonl.gz"]
     assert inbox.newest().step == 3 + 3

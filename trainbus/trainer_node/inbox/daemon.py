@@ -153,7 +153,7 @@ class Daemon:
         unfinished = tuple(other.id for other in self._queue.jobs((*WAITING, "processing")) if other.id != job.id)
         order = messages.Order(
             config=msgspec.structs.replace(self._config, data=str(job.path)),
-            part=Part(job=job.id, run=self._run, unfinished=unfinished),
+            part=Part(job=job.id, run=self._run, unfinished=unfinished, rejected=str(self._intake.rejected(job))),
             lock=str(self._folder / "worker.lock"),
         )
         with log.open("ab") as errors:
@@ -207,7 +207,8 @@ class Daemon:
         elif outcome.summary.outcome == "completed":
             summary = outcome.summary
             job = self._queue.complete(job, path=self._intake.file_away(job, COMPLETED), examples=summary.file_examples)
-            self._tell(job, f"completed at step {summary.total_steps}")
+            left_out = f"; {summary.rejected:,} bad lines are in {self._intake.rejected(job)}" if summary.rejected else ""
+            self._tell(job, f"completed at step {summary.total_steps}{left_out}")
             working.log.unlink(missing_ok=True)
         elif outcome.summary.outcome == "failed":
             self._give_up(job, outcome.summary.reason)

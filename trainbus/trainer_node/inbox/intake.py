@@ -3,7 +3,7 @@
 DIR/                 drop files here, or into folders below; DIR/high/ and DIR/low/ give a priority
 DIR/.queue/          files of jobs that wait or are trained on, as ID-NAME
 DIR/completed/       files that were trained on
-DIR/failed/          files that could not be, each with NAME.reason.txt
+DIR/failed/          files that could not be, each with NAME.reason.txt; NAME.rejected.jsonl holds bad lines of files that were
 """
 
 from __future__ import annotations
@@ -101,6 +101,10 @@ class Intake:
     def file_away(self, job: Job, folder: str, reason: str = "") -> Path:
         """Move the file of an ended job to where people look for it; gives its new path."""
         return move(job.path, self.folder / folder / job.name, reason) if job.path.exists() else job.path
+
+    def rejected(self, job: Job) -> Path:
+        """Where the lines of a job go that are no examples."""
+        return self.folder / FAILED / f"{job.name}.rejected.jsonl"
 
     def bring_back(self, job: Job) -> Path:
         """Move the file of a failed job among the waiting ones again.
