@@ -1,6 +1,6 @@
 """The owner thread of a publisher: everything that may take time happens here.
 
-It ticks each flush interval while events come fast, sleeps when they don't (the next event wakes it), keeps the spool a segment ahead, sends
+It ticks each flush interval while events come, sleeps when none do (the next event wakes it), keeps the spool a segment ahead, sends
 through the channel, and drains orphaned spools of this machine once its own backlog is gone. It never dies of an exception.
 """
 
