@@ -177,6 +177,15 @@ def test_a_disk_that_fills_is_forecast():
     assert alert.evidence["mb_per_second"] == pytest.approx(10, rel=0.05)
 
 
+def test_a_disk_on_which_somebody_writes_for_a_minute_is_not_forecast_to_be_full_tomorrow():
+    """Nor is an end told that is sixty times further away than the writing has been seen."""
+    watch, alerts = Watch(HOST, MemoryConfig()), []
+    for second in range(0, 300, 5):
+        disk = Disk(path="/out", total=100 * GB, free=70 * GB - second * 10**6)
+        alerts += watch.on_system(host_look(second, 10, disks=[disk]))[0]
+    assert alerts == []
+
+
 def test_a_checkpoint_that_will_not_fit_is_told_before_it_is_written():
     """Warning when one more fits, critical when none does, cleared when retention made room."""
     watch, alerts = watching(), []
