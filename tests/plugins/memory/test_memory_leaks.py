@@ -214,3 +214,18 @@ def test_memory_that_ends_for_all_is_the_trouble_of_every_training_on_the_machin
         watch.on_system(look)
         asked += [(ask.run, ask.verb) for ask, _ in watch.act(look)]
     assert sorted(asked) == [("a", "free_caches"), ("a", "save"), ("b", "free_caches"), ("b", "save")]
+
+
+def test_of_several_trainings_on_one_host_only_the_one_that_leaks_is_named():
+    """Each has steps, memory and alerts of its own; both live under the same limit."""
+    watch, alerts = watching(), []
+    watch.on_run_started(RunStarted(run="s", name="other", host=HOST, pid=8, time=at(0)))
+    for step in range(1, 61):
+        look = host_look(step, 20)
+        sizes = {"r": 2 * GB + step * 40 * 10**6, "s": 3 * GB}
+        look.memory = Memory(total=16 * GB, used=sum(sizes.values()), available=16 * GB - sum(sizes.values()))
+        look.processes = [Process(pid=7 if run == "r" else 8, run=run, rss=size, anon=size) for run, size in sizes.items()]
+        for run in sizes:
+            watch.on_step(Step(run=run, step=step, total_steps=5_000, time=at(step)))
+        alerts += watch.on_system(look)[0]
+    assert {(alert.rule, alert.run) for alert in alerts if alert.rule == "memory_leak"} == {("memory_leak", "r")}
