@@ -5,6 +5,7 @@ died without a complete checkpoint.
 """
 
 import argparse
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -22,7 +23,9 @@ def main():
     held = 0
     print("seed  MB a step  named at  MB a step at half  end at half way  killed at  saved at  holds")
     with tempfile.TemporaryDirectory() as folder:
-        system = System(Path(folder) / "home")
+        home = Path(folder) / "home"
+        os.environ["TRAINBUS_HOME"] = str(home)
+        system = System(home)
         try:
             system.up("memory", memory=ACT)
             for seed in range(chosen.seeds):
