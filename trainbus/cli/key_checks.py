@@ -39,7 +39,10 @@ def _modes(root: Path) -> list[Finding]:
         return []
     open_to_others = []
     for path in (folder, *sorted(folder.rglob("*"))):
-        status = path.lstat()
+        try:
+            status = path.lstat()
+        except FileNotFoundError:  # `trainbus keys` has just put a new file in its place
+            continue
         if status.st_uid != os.geteuid():
             mend = f"chown {os.geteuid()} {path}"
             return [Finding(check="key files", state="fail", found=f"{path} belongs to user {status.st_uid}", mend=mend)]
