@@ -104,6 +104,7 @@ def test_now_and_then_a_step_tells_what_the_allocators_hold(make_trainer, publis
     trainer = make_trainer()
     with trainbus.init("t") as run:
         callback = attach(trainer, run)
+        callback._allocators.due = math.inf
         trainer.add_callback(At(3, lambda: setattr(callback._allocators, "due", 0.0)))
         trainer.train()
     if "heap_free" not in callback._allocators.read():
