@@ -40,12 +40,12 @@ def test_keys_as_they_are_made_are_fine_and_none_is_shown(invited):
         assert key not in said
 
 
-@pytest.mark.parametrize("name", ["broker.json", "local.json", "."])
-def test_a_private_key_that_others_may_read_fails_with_the_command_that_mends_it(invited, name):
+@pytest.mark.parametrize(("name", "mode"), [("broker.json", 0o644), ("local.json", 0o640), (".", 0o750)])
+def test_a_private_key_that_others_may_read_fails_with_the_command_that_mends_it(invited, name, mode):
     """All of them are named, not the first alone."""
     root, _ = invited
     path = keys_directory(root) / name
-    path.chmod(0o755 if name == "." else 0o644)
+    path.chmod(mode)
     finding = by_name(root)["key files"]
     assert finding.state == "fail"
     assert f"chmod {700 if name == '.' else 600} {path.resolve() if name != '.' else keys_directory(root)}" in finding.mend
@@ -53,7 +53,7 @@ def test_a_private_key_that_others_may_read_fails_with_the_command_that_mends_it
 
 
 def test_a_key_that_has_expired_or_soon_will_is_a_warning_with_the_invitation_that_renews_it(invited):
-    """And none once its holder was invited anew."""
+    """While there is time, and afterwards."""
     root, _ = invited
     soon = by_name(root, time.time_ns() + 25 * DAY * 10**9)["keys"]
     assert (soon.state, "desk expires soon" in soon.found) == ("warn", True)
@@ -61,9 +61,15 @@ def test_a_key_that_has_expired_or_soon_will_is_a_warning_with_the_invitation_th
     over = by_name(root, later)["keys"]
     assert (over.state, "desk has expired" in over.found) == ("warn", True)
     assert "trainbus keys invite desk --role observer" in over.mend
-    keystore.revoke(root, "desk")
-    keystore.invite(root, "desk", "observer", "127.0.0.1")
-    assert by_name(root, later)["keys"].state == "ok"
+
+
+def test_a_holder_who_was_invited_anew_needs_no_further_invitation(trainbus_home):
+    """The name has a valid key: the expired one is past."""
+    trainbus_home.mkdir(parents=True, exist_ok=True)
+    keystore.invite(trainbus_home, "desk", "observer", "127.0.0.1", valid_for=1e-9)
+    assert by_name(trainbus_home)["keys"].state == "warn"
+    keystore.invite(trainbus_home, "desk", "observer", "127.0.0.1")
+    assert by_name(trainbus_home)["keys"].state == "ok"
 
 
 def test_a_revoked_key_is_counted_and_is_no_fault(invited):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from trainbus.bus.broker.keystore import Book, book_file, read_book
+from trainbus.bus.broker.keystore import Book, Client, book_file, read_book
 from trainbus.bus.credentials import LOCAL, VARIABLE, Credentials, chosen, keys_directory
 from trainbus.cli.checks import Finding
 from trainbus.errors import TrainbusError
@@ -83,10 +83,13 @@ def _invited(book: Book, now: int) -> Finding:
     if not expired and not soon:
         return Finding(check="keys", state="ok", found=said)
     said += "".join(f"; {client.name} has expired" for client in expired) + "".join(f"; {client.name} expires soon" for client in soon)
-    anew = [
-        f"`trainbus keys revoke {client.name}`, `trainbus keys invite {client.name} --role {client.role}`" for client in [*expired, *soon]
-    ]
+    anew = [_invitation(client) for client in expired]
+    anew += [f"`trainbus keys revoke {client.name}`, then {_invitation(client)}" for client in soon]
     return Finding(check="keys", state="warn", found=said, mend=f"Who still needs one: {'; '.join(anew)}; hand out the new token.")
+
+
+def _invitation(client: Client) -> str:
+    return f"`trainbus keys invite {client.name} --role {client.role}`"
 
 
 def _token(root: Path) -> list[Finding]:
