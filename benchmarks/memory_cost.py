@@ -1,8 +1,9 @@
-"""What the memory plugin costs while nothing happens: CPU and memory of its process, beside earlyoom where it is on the PATH."""
+"""What the memory plugin costs while nothing happens: CPU and memory of its process, beside earlyoom and nohang where there are any."""
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -86,9 +87,9 @@ def plugin(seconds: float, pause: float | None) -> tuple[float, float, float, in
                 process.wait(20)
 
 
-def earlyoom(path: str, seconds: float) -> tuple[float, float, float]:
-    """The same of earlyoom, which looks at one number up to ten times a second; it kills nothing here."""
-    process = subprocess.Popen([path, "--dryrun", "-r", "0"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+def peer(command: list[str], seconds: float) -> tuple[float, float, float]:
+    """The same of another watcher."""
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         time.sleep(2)
         return figures(psutil.Process(process.pid), seconds)
@@ -97,14 +98,34 @@ def earlyoom(path: str, seconds: float) -> tuple[float, float, float]:
         process.wait(10)
 
 
+def peers(folder: Path) -> dict[str, list[str]]:
+    """Their commands, where they are installed. Both look at one number up to ten times a second; neither kills anything here."""
+    found = {}
+    if (path := shutil.which("earlyoom")) is not None:
+        found["earlyoom"] = [path, "--dryrun", "-r", "0"]
+    if (path := shutil.which("nohang")) is not None:
+        # It has no dry run: its levels are set where no machine gets to.
+        shipped = (Path(path).parents[2] / "etc" / "nohang" / "nohang.conf").read_text()
+        config = folder / "nohang.conf"
+        config.write_text(re.sub(r"(?m)^((?:soft|hard)_threshold_min_(?:mem|swap)\s*=).*$", r"\1 0.1 %", shipped))
+        found["nohang"] = [path, "--monitor", "--config", str(config)]
+    return found
+
+
+def version(name: str) -> str:
+    """What it says of itself."""
+    said = subprocess.run([name, "-v"], capture_output=True, text=True, check=False)
+    return (said.stdout.strip() or said.stderr.strip()).partition("\n")[0]
+
+
 def bench(quick: bool) -> Result:
     seconds = 20.0 if quick else 60.0
     look_percent = looks(100 if quick else 1_000)
     measured = {name: plugin(seconds, pause) for name, pause in CASES}
     rows: list[list[str | float | int]] = [[f"memory plugin, {name}", *row] for name, row in measured.items()]
-    path = shutil.which("earlyoom")
-    if path is not None:
-        rows.append(["earlyoom", *earlyoom(path, seconds), 0])
+    with tempfile.TemporaryDirectory(prefix="trainbus-bench-") as folder:
+        others = peers(Path(folder))
+        rows += [[name, *peer(command, seconds), 0] for name, command in others.items()]
     calm = measured["nothing runs"]
     return Result(
         "Memory plugin",
@@ -115,6 +136,6 @@ def bench(quick: bool) -> Result:
             *(Bar(f"CPU, {name}", row[0], CPU_LIMIT_PERCENT, "% of one core") for name, row in measured.items()),
             Bar("resident memory", calm[1], RESIDENT_LIMIT_MB, "MB"),
         ],
-        {"earlyoom": "absent" if path is None else path},
+        {name: version(name) if name in others else "absent" for name in ("earlyoom", "nohang")},
         {"cases": measured, "look_percent": look_percent},
     )

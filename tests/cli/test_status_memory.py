@@ -7,6 +7,9 @@ import time
 
 import pytest
 
+import trainbus
+from tests.support import wait_for
+from trainbus.bus.client import Client
 from trainbus.bus.events import Alert, Disk, Gpu, Memory, MemoryGroup, Process, System
 from trainbus.bus.publisher import Publisher
 from trainbus.cli import app
@@ -71,6 +74,43 @@ def test_memory_for_programs_is_the_newest_look_of_each_machine(watched, capsys)
     assert (one["host"], one["memory"]["available"], one["risk"]) == ("one", 4 * GIB, "high")
     assert two["unknown"] == {"memory": "no permission"}
     assert [alert["id"] for alert in memory["alerts"]] == ["a"]
+
+
+def test_after_a_death_it_says_whether_the_kernel_killed_until_the_run_is_back(watched, broker, capsys):
+    """The last three, each run's newest; for programs too."""
+    publisher = Publisher("", name="plugin:memory", root=broker)
+    for number in range(5):
+        message = f"The process of tuning-{number} is gone. The kernel killed it for want of memory: oom_kill rose from 0 to 1."
+        evidence = {"verdict": "kernel", "proof": ["oom_kill rose from 0 to 1"]}
+        for state in ("raised", "updated"):
+            publisher.publish(
+                Alert(
+                    id=f"death{number}",
+                    rule="memory_death",
+                    run=f"tuning-{number}",
+                    state=state,
+                    message=message,
+                    plugin="memory",
+                    severity="critical",
+                    evidence=evidence,
+                )
+            )
+    assert publisher.flush(20)
+    publisher.close()
+    with trainbus.init("tuning", run="tuning-4", root=broker):
+        wait_for(lambda: "run_started" in {event.kind for event in events(broker)}, what="the run's second beginning")
+        capsys.readouterr()
+        assert app.run(["status"]) == 0
+        shown = " ".join(capsys.readouterr().out.split())
+        assert app.run(["status", "--json"]) == 0
+        deaths = json.loads(capsys.readouterr().out)["memory"]["deaths"]
+    assert [number for number in range(5) if f"The process of tuning-{number} is gone. The kernel killed it" in shown] == [1, 2, 3]
+    assert [(death["run"], death["evidence"]["verdict"]) for death in deaths] == [(f"tuning-{number}", "kernel") for number in (1, 2, 3)]
+
+
+def events(root):
+    with Client(root=root) as client:
+        return list(client.events())
 
 
 def test_without_a_memory_plugin_nothing_is_shown(broker, capsys):

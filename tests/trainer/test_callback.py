@@ -99,6 +99,21 @@ def test_each_step_has_the_loss_norm_and_rate_that_trainer_itself_computes(make_
     assert steps[-1].tokens > steps[-1].examples
 
 
+def test_now_and_then_a_step_tells_what_the_allocators_hold(make_trainer, published):
+    """When it is due; the other steps are spared."""
+    trainer = make_trainer()
+    with trainbus.init("t") as run:
+        callback = attach(trainer, run)
+        callback._allocators.due = math.inf
+        trainer.add_callback(At(3, lambda: setattr(callback._allocators, "due", 0.0)))
+        trainer.train()
+    if "heap_free" not in callback._allocators.read():
+        pytest.skip("this C library does not tell")
+    told = [step.step for step in published("step") if "heap_used" in step.metrics]
+    assert told[:1] == [3]
+    assert callback.stats().errors == 0
+
+
 def test_a_nan_loss_is_seen_at_its_step_although_trainer_hides_it(make_trainer, published):
     """logging_nan_inf_filter replaces NaN in what Trainer logs; the bus has the raw value, at the step at which it happens."""
     logged = Logged()

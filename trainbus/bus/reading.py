@@ -25,6 +25,9 @@ from trainbus.errors import ConfigError, RefusedError, TrainbusError
 HIGH_WATER_MARK = 10_000
 """Fan-out frames that may wait unread; what comes beyond is dropped, and fetched from the journal later."""
 
+CONNECTED_SECONDS = 1.0
+"""The longest sleep while both connections stand: news of either, and its end, wake the reader."""
+
 SILENCE_SECONDS = 5.0
 """The broker repeats its head each heartbeat (1 s by default). After a silence of this length the fan-out is connected anew."""
 
@@ -159,7 +162,8 @@ class Reading:
             if timeout is not None and waited >= timeout and not moved:
                 return []
             if not moved:
-                yield LOOK_SECONDS if timeout is None else min(LOOK_SECONDS, timeout - waited)
+                pause = CONNECTED_SECONDS if self.dealer.connected and self._fanout.connected else LOOK_SECONDS
+                yield pause if timeout is None else min(pause, timeout - waited)
             elif timeout is not None and waited >= timeout + LOOK_SECONDS:
                 return []  # a flood of what nobody here wants
         return []

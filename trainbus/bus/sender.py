@@ -36,7 +36,10 @@ NO_BROKER_SECONDS, NO_ANSWER_SECONDS = 0.7, 2.0
 """flush() and close() wait no longer than this where no broker is known (the connection file is looked for each 0.5 s), and where
 one is known that does not answer."""
 ACTIVE_SECONDS = 1.0
-"""The thread goes on ticking this long after the last event, so that publish() need not wake it at each."""
+"""A trainer's thread goes on ticking this long after the last event, so that publish() need not wake it at each."""
+ACTIVE_TICKS = 5
+"""Any other's goes on for this many flush intervals: nobody's training waits in its publish(), and where events come more seldom, a
+wake for each costs less than the ticks between them."""
 COPY_POLL_SECONDS = 0.002
 """How often copies from an accelerator are looked at while there are any."""
 OFFLINE_TICK_SECONDS = 0.05
@@ -71,6 +74,7 @@ class Sender:
         self._root = root
         self._router = router
         self._tick = max(settings.flush_interval, 0.001)
+        self._active = ACTIVE_SECONDS if identity.owner else ACTIVE_TICKS * self._tick
         self._immediate = settings.flush_interval == 0
         self._on_command = on_command
         hello = wire.Hello(
@@ -192,7 +196,7 @@ class Sender:
         self._publisher.settle()
         if outbox.next != self._seen_next:
             self._seen_next = outbox.next
-            self._active_until = now + ACTIVE_SECONDS
+            self._active_until = now + self._active
         before = outbox.acknowledged
         flush = self._immediate or self._flush_asked or self._leave_by is not None or now >= self._flush_at
         if flush:

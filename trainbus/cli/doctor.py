@@ -8,7 +8,8 @@ import click
 from rich.text import Text
 
 from trainbus.bus.drain import spools
-from trainbus.cli import checks, host_checks
+from trainbus.bus.home import home
+from trainbus.cli import checks, host_checks, key_checks
 from trainbus.cli.options import json_option
 from trainbus.cli.output import print_json, state, stdout, table
 
@@ -16,7 +17,7 @@ from trainbus.cli.output import print_json, state, stdout, table
 def findings() -> list[checks.Finding]:
     """The answers of all checks, in the order of the table."""
     single = [checks.python_version(), checks.home_directory(), checks.configuration(), checks.broker(), checks.orphans(_left_behind)]
-    return [*single, checks.disk(), *host_checks.host(), *checks.extras(), checks.gpu()]
+    return [*single, *key_checks.keys(home()), checks.disk(), *host_checks.host(), *checks.extras(), checks.gpu()]
 
 
 def _left_behind(root: Path) -> list[tuple[str, int]]:

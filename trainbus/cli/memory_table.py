@@ -10,32 +10,44 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from trainbus.bus.client import Client
-from trainbus.bus.events import Alert, Gpu, Memory, System
+from trainbus.bus.events import Alert, Gpu, Memory, RunStarted, System
 from trainbus.cli.output import age, size, state, table
 
 LOOK_BACK = 2_000
 ALERTS_BACK = 200_000
 """Offsets searched for the newest looks (minutes of a busy run) and for open alerts (hours of one; there are few alerts)."""
+DEATH = "memory_death"
+MAX_DEATHS = 3
+"""Trainings shown that died: the newest."""
 STYLES = {"low": "green", "medium": "yellow", "high": "bold red"}
 
 
 class Watched(msgspec.Struct, frozen=True, kw_only=True):
-    """The newest look at each machine, and the alerts of the memory plugin that are open."""
+    """The newest look at each machine, the alerts of the memory plugin that are open, and the trainings that died, the newest last."""
 
     looks: list[System]
     alerts: list[Alert]
+    deaths: list[Alert]
 
 
 def newest(client: Client, head: int) -> Watched:
-    """What the end of the journal says; empty where no memory plugin runs."""
-    looks, alerts = {}, {}
+    """What the end of the journal says; empty where no memory plugin runs. The death of a run that has begun again is over."""
+    looks, alerts, begun = {}, {}, {}
     for event in client.events(kinds=("system",), after=max(-1, head - LOOK_BACK), upto=head):
         if isinstance(event, System):
             looks[event.host] = event
-    for event in client.events(kinds=("alert",), after=max(-1, head - ALERTS_BACK), upto=head):
-        if isinstance(event, Alert) and event.plugin == "memory":
+    for event in client.events(kinds=("alert", "run_started"), after=max(-1, head - ALERTS_BACK), upto=head):
+        if isinstance(event, RunStarted):
+            begun[event.run] = event.time
+        elif isinstance(event, Alert) and event.plugin == "memory":
             alerts[event.id] = event
-    return Watched(looks=list(looks.values()), alerts=[alert for alert in alerts.values() if alert.state != "cleared"])
+    opened = [alert for alert in alerts.values() if alert.state != "cleared"]
+    deaths = {alert.run: alert for alert in opened if alert.rule == DEATH and begun.get(alert.run, 0) < alert.time}
+    return Watched(
+        looks=list(looks.values()),
+        alerts=[alert for alert in opened if alert.rule != DEATH],
+        deaths=sorted(deaths.values(), key=lambda alert: alert.time)[-MAX_DEATHS:],
+    )
 
 
 def _rows(watched: Watched) -> Iterable[RenderableType]:
@@ -47,13 +59,14 @@ def _rows(watched: Watched) -> Iterable[RenderableType]:
         _machine(made, look)
     yield made
     for alert in watched.alerts:
-        if alert.rule != "memory_death":
-            yield Text.assemble(state(alert.severity), " ", alert.message)
+        yield Text.assemble(state(alert.severity), " ", alert.message)
+    for death in watched.deaths:
+        yield Text.assemble(state(death.severity), " ", death.message, Text(f"  {age(death.time)}", style="dim"))
 
 
 def memory_document(watched: Watched) -> dict[str, Any]:
     """For programs."""
-    return {"hosts": watched.looks, "alerts": watched.alerts}
+    return {"hosts": watched.looks, "alerts": watched.alerts, "deaths": watched.deaths}
 
 
 def panel(watched: Watched) -> RenderableType | None:

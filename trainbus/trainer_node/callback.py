@@ -24,6 +24,7 @@ from msgspec import Struct
 from transformers import TrainerCallback
 
 from trainbus.bus.events import Command
+from trainbus.trainer_node.allocators import Allocators
 from trainbus.trainer_node.checkpoints import Marker, unseal
 from trainbus.trainer_node.control import Control, ControlStats
 from trainbus.trainer_node.sealing import Sealer, SealerStats
@@ -107,6 +108,7 @@ class TrainbusCallback(TrainerCallback):
         self._guard = guard
         self._trainer: Any = None
         self._sealer = Sealer(self._sealed)
+        self._allocators = Allocators()
         self._asked: dict[Path, tuple[int, dict[str, float], list[Command]]] = {}
         self._train_phase = ExitStack()
         self._loss: Any = None
@@ -304,6 +306,8 @@ class TrainbusCallback(TrainerCallback):
             metrics["grad_norm"] = self._grad_norm
         if self._learning_rate is not None:
             metrics["learning_rate"] = self._learning_rate
+        if now >= self._allocators.due:
+            metrics |= self._allocators.read()
         self._run.step(
             state.global_step, total_steps=state.max_steps, epoch=state.epoch, examples=self._examples, tokens=self._tokens, **metrics
         )

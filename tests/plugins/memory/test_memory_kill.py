@@ -1,24 +1,15 @@
 """A real process with a planted leak in a control group, a real broker and plugin: named, predicted, saved, and explained afterwards."""
 
 import logging
-import os
-import subprocess
-import sys
-import uuid
-from pathlib import Path
+from contextlib import ExitStack
 
 import pytest
 
 from tests.hosting.system import System
-from tests.support import wait_for
-from trainbus.bus.client import Client
-from trainbus.plugins.memory.readers.cgroups import locate
+from tests.plugins.memory.leak_runs import ACT, LEAKS, LIMIT, TORCH_LIMIT, check, control_group, trained
 from trainbus.plugins.memory.readers.text import UnknownError
 
 log = logging.getLogger(__name__)
-LIMIT = 320 << 20
-LEAKY = Path(__file__).with_name("leaky.py")
-ACT = {"dry_run": False, "save_seconds": 1.0}
 FAST = range(2)
 SEEDS = range(20)
 
@@ -26,26 +17,15 @@ SEEDS = range(20)
 @pytest.fixture
 def limited():
     """Makes control groups with a memory limit below this process's own; skips where that is not allowed."""
-    made = []
+    with ExitStack() as made:
 
-    def make(limit=LIMIT):
-        try:
-            place = locate(Path("/proc"), "self")
-        except UnknownError as error:
-            pytest.skip(str(error))
-        group = place.directory / f"trainbus-test-{uuid.uuid4().hex[:8]}"
-        try:
-            group.mkdir()
-            made.append(group)
-            (group / ("memory.max" if place.version == 2 else "memory.limit_in_bytes")).write_text(str(limit))
-        except OSError as error:
-            pytest.skip(f"no control group can be made here: {error}")
-        return group
+        def make(limit=LIMIT):
+            try:
+                return made.enter_context(control_group(limit))
+            except (UnknownError, OSError) as error:
+                pytest.skip(f"no control group can be made here: {error}")
 
-    yield make
-    for group in made:
-        wait_for(lambda group=group: not (group / "cgroup.procs").read_text(), what="the group's processes to end")
-        group.rmdir()
+        yield make
 
 
 @pytest.fixture
@@ -53,47 +33,6 @@ def system(trainbus_home, monkeypatch):
     started = System(trainbus_home)
     yield started
     started.close()
-
-
-def trained(limit, out, seed, root, leak):
-    """One training to its end; gives its exit code and the journal's events of its run, in order."""
-    run = f"leaky-{seed}"
-    command = [sys.executable, str(LEAKY), run, f"{leak:g}", "0.1" if leak else "0.02", str(seed), str(limit), str(out / run)]
-    process = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])}, stderr=subprocess.DEVNULL)
-    try:
-        code = process.wait(110)
-    finally:
-        process.kill()
-    with Client(root=root) as client:
-
-        def ended():
-            events = list(client.events(kinds=("alert", "run_ended"), runs=(run,)))
-            return [
-                event for event in events if (event.outcome == "completed" if event.kind == "run_ended" else event.rule == "memory_death")
-            ]
-
-        wait_for(ended, what="its end in the journal")
-        return code, list(client.events(runs=(run,)))
-
-
-def check(leak, code, events, verdict):
-    """All that must hold of one leaking training; gives the numbers."""
-    steps = [event for event in events if event.kind == "step"]
-    alerts = [event for event in events if event.kind == "alert"]
-    leaks = [alert for alert in alerts if alert.rule == "memory_leak" and alert.state != "cleared"]
-    ended = steps[-1].step
-    assert code == (-9 if verdict == "kernel" else 1)
-    assert leaks[0].step <= 50
-    half = [alert for alert in leaks if alert.step <= ended / 2][-1]
-    assert half.evidence["mb_per_step"] == pytest.approx(leak, rel=0.2)
-    assert half.evidence["end_step"] == pytest.approx(ended, rel=0.2)
-    saved = [event for event in events if event.kind == "checkpoint" and event.state == "complete"]
-    assert saved, "no checkpoint before the kill"
-    assert (Path(saved[-1].path) / "complete").exists()
-    death = next(alert for alert in alerts if alert.rule == "memory_death")
-    assert (death.severity, death.evidence["verdict"]) == ("critical", verdict)
-    assert verdict != "kernel" or len(death.evidence["last_minute"]) > 5
-    return {"named": leaks[0].step, "half_error": round(half.evidence["end_step"] / ended - 1, 3), "ended": ended, "saved": saved[-1].step}
 
 
 @pytest.mark.timeout(600)
@@ -105,9 +44,37 @@ def test_a_leaking_training_is_named_predicted_saved_and_its_kill_explained(limi
     limited()  # may skip: before anything is started
     system.up("memory", memory=ACT)
     for seed in seeds:
-        leak = (1.5, 2.0, 2.5, 3.0)[seed % 4]
+        leak = LEAKS[seed % 4]
         code, events = trained(limited(), tmp_path, seed, system.root, leak)
         log.info("seed %d: %s", seed, check(leak, code, events, "kernel"))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1_200)
+@pytest.mark.parametrize("seed", range(3))
+def test_a_real_training_of_a_network_that_keeps_tensors_is_named_predicted_and_saved(limited, system, tmp_path, seed):
+    """The same with PyTorch: forward, backward, AdamW."""
+    pytest.importorskip("torch")
+    limited()
+    system.up("memory", memory=ACT)
+    leak = LEAKS[seed]
+    code, events = trained(limited(TORCH_LIMIT), tmp_path, seed, system.root, leak, kind="torch")
+    log.info("torch seed %d: %s", seed, check(leak, code, events, "kernel"))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1_800)
+def test_a_real_training_of_a_network_without_a_leak_raises_no_alert_in_5000_steps(limited, system, tmp_path):
+    """With eight evaluations and four saves, under a limit of which it needs about two thirds."""
+    pytest.importorskip("torch")
+    limited()
+    system.up("memory", memory=ACT)
+    code, events = trained(limited(TORCH_LIMIT), tmp_path, 1, system.root, 0, kind="torch", steps=5_000)
+    assert code == 0
+    assert [event.step for event in events if event.kind == "step"] == list(range(1, 5_001))
+    assert sum(event.kind == "checkpoint" and event.state == "complete" for event in events) == 4
+    assert [(event.rule, event.message) for event in events if event.kind == "alert"] == []
+    assert [event for event in events if event.kind == "command"] == []
 
 
 @pytest.mark.slow

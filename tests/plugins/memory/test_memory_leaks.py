@@ -177,6 +177,15 @@ def test_a_disk_that_fills_is_forecast():
     assert alert.evidence["mb_per_second"] == pytest.approx(10, rel=0.05)
 
 
+def test_a_disk_on_which_somebody_writes_for_a_minute_is_not_forecast_to_be_full_tomorrow():
+    """Nor is an end told that is sixty times further away than the writing has been seen."""
+    watch, alerts = Watch(HOST, MemoryConfig()), []
+    for second in range(0, 300, 5):
+        disk = Disk(path="/out", total=100 * GB, free=70 * GB - second * 10**6)
+        alerts += watch.on_system(host_look(second, 10, disks=[disk]))[0]
+    assert alerts == []
+
+
 def test_a_checkpoint_that_will_not_fit_is_told_before_it_is_written():
     """Warning when one more fits, critical when none does, cleared when retention made room."""
     watch, alerts = watching(), []
@@ -205,3 +214,18 @@ def test_memory_that_ends_for_all_is_the_trouble_of_every_training_on_the_machin
         watch.on_system(look)
         asked += [(ask.run, ask.verb) for ask, _ in watch.act(look)]
     assert sorted(asked) == [("a", "free_caches"), ("a", "save"), ("b", "free_caches"), ("b", "save")]
+
+
+def test_of_several_trainings_on_one_host_only_the_one_that_leaks_is_named():
+    """Each has steps, memory and alerts of its own; both live under the same limit."""
+    watch, alerts = watching(), []
+    watch.on_run_started(RunStarted(run="s", name="other", host=HOST, pid=8, time=at(0)))
+    for step in range(1, 61):
+        look = host_look(step, 20)
+        sizes = {"r": 2 * GB + step * 40 * 10**6, "s": 3 * GB}
+        look.memory = Memory(total=16 * GB, used=sum(sizes.values()), available=16 * GB - sum(sizes.values()))
+        look.processes = [Process(pid=7 if run == "r" else 8, run=run, rss=size, anon=size) for run, size in sizes.items()]
+        for run in sizes:
+            watch.on_step(Step(run=run, step=step, total_steps=5_000, time=at(step)))
+        alerts += watch.on_system(look)[0]
+    assert {(alert.rule, alert.run) for alert in alerts if alert.rule == "memory_leak"} == {("memory_leak", "r")}

@@ -45,15 +45,19 @@ class HostContext:
         self._announced = announced
         self._loop = asyncio.get_running_loop()
         self._asking: set[asyncio.Future[str]] = set()
+        self.acts = 0
+        """Events published and commands asked for so far."""
 
     def publish(self, event: Event) -> None:
         """Publish an event of this plugin's own source."""
+        self.acts += 1
         if not event.run:
             event.run = handled_run.get()
         self._publisher.publish(event)
 
     def command(self, run: str, verb: str, *, reason: str = "", **arguments: Any) -> Awaitable[str]:
         """Ask a run for something. It is on its way also when nobody awaits it; a refusal is then logged. Callable from any thread."""
+        self.acts += 1
         asked: asyncio.Future[str] = self._loop.create_future()
         self._asking.add(asked)  # the loop itself holds tasks only weakly
         request = self._client.command(run, verb, requested_by=f"plugin:{self.name}", reason=reason, **arguments)

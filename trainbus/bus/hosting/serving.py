@@ -16,7 +16,7 @@ import msgspec
 from trainbus.bus import wire
 from trainbus.bus.client import AsyncClient
 from trainbus.bus.config import BusConfig
-from trainbus.bus.events import AnyEvent
+from trainbus.bus.events import URGENT, AnyEvent
 from trainbus.bus.home import private_directory
 from trainbus.bus.hosting.context import HostContext
 from trainbus.bus.hosting.delivery import Delivery
@@ -32,6 +32,10 @@ from trainbus.errors import TrainbusError, UnreachableError
 
 COMMIT_INTERVAL = 0.05
 """Seconds between commits of the cursor: what a sudden death can make come again. Each commit is a disk sync of the broker."""
+
+QUIET_COMMIT_INTERVAL = 1.0
+"""The same while hooks only take events in, which may come again without harm: nothing was published, asked for, or written to the
+state, no event was urgent, and no hook a coroutine. A step a moment is not worth a disk sync each."""
 
 YIELD_INTERVAL = 0.02
 """Seconds of hooks after which the loop gets a turn: while a plugin catches up, nothing else would make one."""
@@ -78,6 +82,7 @@ class Serving:
         self._journal = cursor.journal
         self._stopping = False
         self._changed = asyncio.Event()
+        self._quietly_changed: asyncio.TimerHandle | None = None
         self._busy = False
         self._staged: tuple[int, StateBatch] | None = None
         self._committed = cursor.offset
@@ -182,11 +187,14 @@ class Serving:
         verdict = self._delivery.admit(event.offset)
         if verdict == "skip":
             return
+        quiet = False
         if verdict == "bury":
             await self._bury(event.offset)
         else:
-            if self._dispatcher.may_wait(event):
+            may_wait, acts = self._dispatcher.may_wait(event), self._context.acts
+            if may_wait:
                 self._stage()  # what came before must become durable while this hook waits, however long
+                self._changed.set()
             self._busy = True
             try:
                 await self._dispatcher.handle(event)
@@ -195,8 +203,11 @@ class Serving:
                 raise
             finally:
                 self._busy = False
-        if not self._changed.is_set():
+            quiet = not may_wait and event.kind not in URGENT and acts == self._context.acts
+        if not quiet:
             self._changed.set()
+        elif self._quietly_changed is None and not self._changed.is_set():
+            self._quietly_changed = asyncio.get_running_loop().call_later(QUIET_COMMIT_INTERVAL, self._changed.set)
 
     async def _bury(self, offset: int) -> None:
         """Set an event aside that this plugin keeps dying on. Durable before the cursor passes it."""
@@ -234,6 +245,9 @@ class Serving:
             await self._changed.wait()
             await asyncio.sleep(COMMIT_INTERVAL)
             self._changed.clear()
+            if self._quietly_changed is not None:
+                self._quietly_changed.cancel()
+                self._quietly_changed = None
             if not self._busy:
                 self._stage()
             try:

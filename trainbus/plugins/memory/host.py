@@ -23,6 +23,8 @@ END_HORIZON = 3_600.0
 """Seconds: what a machine does in an hour can't be told from how its memory moved in a few minutes."""
 END_HOLDS = 20.0
 """Seconds for which a predicted end must hold before it is spoken of, unless it is as near as `END_SPAN`: work comes in waves."""
+DISK_EXTRAPOLATE = 60.0
+"""A disk's line is followed this many times as far as it has been seen: a minute of somebody's writing says nothing of tomorrow."""
 MEMORY_POINT = 1.0
 DISK_POINT = 5.0
 """Seconds between points of the line of a memory, and of a disk: looks are closer while memory rises, and would weigh more there."""
@@ -91,7 +93,8 @@ def _disk(event: System, disk: Disk, view: HostView, runs: list[RunView], config
     key = f"fill {disk.path}"
     trend = series.trend()
     seconds = disk.free / trend.slope if trend is not None else None
-    if trend is not None and seconds is not None and seconds <= config.horizon_hours * 3_600 and trend.span >= END_SPAN:
+    far = None if trend is None else min(config.horizon_hours * 3_600, DISK_EXTRAPOLATE * trend.span)
+    if trend is not None and seconds is not None and far is not None and seconds <= far and trend.span >= END_SPAN:
         message = f"The disk of {disk.path} fills by {trend.slope / MB:.1f} MB a second and is full in about {duration(seconds)}."
         evidence = {"unit": "s", "free": disk.free, "mb_per_second": trend.slope / MB}
         book.tell(

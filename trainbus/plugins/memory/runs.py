@@ -26,6 +26,15 @@ MEMBERS_LOOKS = 64
 """Looks after which the sizes of the single processes are noted anew, to tell later which of them grew."""
 KEPT_SAVES = 5
 KEPT_EVALUATIONS = 8
+KEPT_HELD = 3
+"""Answers of the allocators that must agree: after an evaluation one alone may hold much."""
+
+
+class Held(Struct, array_like=True, frozen=True):
+    """What an allocator has told: bytes that are ``needed``, and bytes that it keeps beside."""
+
+    needed: float
+    idle: float
 
 
 class RunView(Struct):
@@ -33,7 +42,7 @@ class RunView(Struct):
 
     ``series`` holds the bytes of its tree under "process", of limits under their keys, of GPUs as ``gpuN``. ``peaks`` is how far memory
     has been above its level while training, by phase. ``excess`` is how far it is above it
-    now, ``levels`` the level after each evaluation.
+    now, ``levels`` the level after each evaluation. ``heap`` and ``gpu`` are what the training's allocators told last.
     """
 
     run: str
@@ -62,6 +71,8 @@ class RunView(Struct):
     gpu_percent: float | None = None
     members: dict[int, int] = field(default_factory=dict)
     members_age: int = 0
+    heap: list[Held] = field(default_factory=list)
+    gpu: list[Held] = field(default_factory=list)
 
     @property
     def phase(self) -> str:
@@ -84,6 +95,11 @@ class RunView(Struct):
         self.step, self.step_time = event.step, event.time
         self.total_steps = event.total_steps or self.total_steps
         self.steps_seen += 1
+        told = event.metrics
+        if "heap_free" in told and "heap_used" in told:
+            self.heap = [*self.heap, Held(told["heap_used"], told["heap_free"])][-KEPT_HELD:]
+        if "gpu_reserved" in told and "gpu_peak" in told:
+            self.gpu = [*self.gpu, Held(told["gpu_peak"], told["gpu_reserved"] - told["gpu_peak"])][-KEPT_HELD:]
         return True
 
     def on_phase(self, event: Phase) -> None:
@@ -138,6 +154,7 @@ class RunView(Struct):
         self.phases, self.phase_ended, self.saving_since = [], 0, 0
         self.series, self.peaks, self.base, self.levels, self.gpu_low, self.excess = {}, {}, [], [], 0, 0.0
         self.members, self.members_age, self.leaking = {}, 0, False
+        self.heap, self.gpu = [], []
 
     def save_seconds(self, default: float) -> float:
         """How long a save takes at most, as far as it has been seen."""

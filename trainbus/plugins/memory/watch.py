@@ -13,6 +13,7 @@ from trainbus.plugins.memory.book import Book, Open
 from trainbus.plugins.memory.config import MemoryConfig
 from trainbus.plugins.memory.deaths import Death, Sighting, death_alert, ended, inquest, sight
 from trainbus.plugins.memory.forecast import limits_of
+from trainbus.plugins.memory.fragments import judge_fragments
 from trainbus.plugins.memory.gauges import judge_gauges
 from trainbus.plugins.memory.host import HostEnd, HostView, judge_host
 from trainbus.plugins.memory.leaks import IDLE_PERCENT, duration, judge_idle_gpu, judge_run
@@ -23,7 +24,7 @@ from trainbus.plugins.memory.training import Training
 MAX_RUNS = 32
 """Trainings kept; those that ended longest ago go first."""
 MAX_DEATHS = 10
-RUN_KINDS = ("leak", "creep", "idle", "save", "action")
+RUN_KINDS = ("leak", "creep", "fragments", "idle", "save", "action")
 """First words of the keys of alerts that end with their training."""
 YOUNG_STEPS = 100
 """Steps after which a training is no longer young, and is looked at as seldom as its memory allows."""
@@ -135,6 +136,7 @@ class Watch:
             end = judge_run(event, view, process.group, self._config, book)
             view.leaking = bool(book.keys(f"leak {process.run} "))
             judge_idle_gpu(event, view, book)
+            judge_fragments(event, process, view, mine, self._config, book)
             why = "" if end is None else f"at {end.slope / 1e6:.2f} MB a step the {end.what} ends about step {end.step:.0f}"
             seconds = None if end is None else end.seconds_low
             self._dangers[process.run] = Danger(seconds, max((limit.percent for limit in mine), default=0.0), why)
