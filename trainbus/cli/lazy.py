@@ -34,7 +34,7 @@ LAZY: dict[str, Lazy] = {
     "service": Lazy("Bus", "trainbus.cli.service:command", "Print a systemd unit for `trainbus up`."),
     "train": Lazy("Training", "trainbus.cli.train:command", "Fine-tune a model on a JSONL file."),
     "control": Lazy("Training", "trainbus.cli.control:command", "Pause, resume, stop or otherwise steer a run."),
-    "plugins": Lazy("Plugins", "trainbus.cli.plugins:command", "List, add, remove or restart plugins."),
+    "plugins": Lazy("Plugins", "trainbus.cli.plugins:command", "List, add, remove or restart plugins; make and check your own."),
     "attach": Lazy("Plugins", "trainbus.cli.attach:command", "Run one plugin by hand against a running broker."),
     "runs": Lazy("History", "trainbus.cli.runs:command", "List, show, export or delete runs."),
     "tail": Lazy("History", "trainbus.cli.tail:command", "Print events as they come, or the last ones."),

@@ -64,7 +64,7 @@ class MemoryContext:
     def command(self, run: str, verb: str, *, reason: str = "", **arguments: Any) -> Awaitable[str]:
         """Keep the command in `commands`."""
         self.commands.append(SentCommand(run, verb, arguments, reason))
-        return _Done(f"command-{len(self.commands)}")
+        return Done(f"command-{len(self.commands)}")
 
     def query(
         self, *, kinds: Sequence[str] = (), runs: Sequence[str] = (), after: int = -1, upto: int | None = None
@@ -109,7 +109,7 @@ class MemoryContext:
         self.url = url
 
 
-class _Done:
+class Done:
     """An answer that is already there; it may be awaited or left alone."""
 
     def __init__(self, value: str) -> None:
@@ -162,6 +162,10 @@ class PluginHarness:
         self._call("stop")
         self._runner.close()
 
+    def kill(self) -> None:
+        """End the event loop without the stop hook, as a crash does."""
+        self._runner.close()
+
     def every(self) -> float | None:
         """Call the timer once; returns the seconds until it wants to be called again."""
         answers = self._call("every")
@@ -174,14 +178,18 @@ class PluginHarness:
             if event.offset < 0 and event.kind != "heartbeat":
                 event.offset = self.context.history[-1].offset + 1 if self.context.history else 0
             self.context.history.append(event)
-            self.context.handling = event
-            try:
-                self._call("on_event", event=event)
-                if event.kind in events.BY_KIND:
-                    self._call(f"on_{event.kind}", event=event)
-            finally:
-                self.context.handling = None
+            self.handle(event)
         return self.published[before:]
+
+    def handle(self, event: events.AnyEvent) -> None:
+        """Hand one event, which has its offset, to the hooks. What a hook raises reaches the caller."""
+        self.context.handling = event
+        try:
+            self._call("on_event", event=event)
+            if event.kind in events.BY_KIND:
+                self._call(f"on_{event.kind}", event=event)
+        finally:
+            self.context.handling = None
 
     def _call(self, hook: str, **arguments: Any) -> list[Any]:
         return self._runner.run(self._gather(getattr(self.manager.hook, hook)(context=self.context, **arguments)))
