@@ -91,7 +91,7 @@ def test_a_plugin_steers_a_run_and_its_timer_follows_the_clock():
         trainer = FakeTrainer(bus.run("r"), steps=6, clock=bus.clock)
         assert trainer.train() == 3
         assert trainer.state == "paused"
-        bus.advance(9.0)
+        bus.advance(5.0)
         assert pauser.context.commands[-1].verb == "pause"
         bus.advance(9.0)
         assert trainer.train() == 6

@@ -192,7 +192,9 @@ class PluginHarness:
             self.context.handling = None
 
     def _call(self, hook: str, **arguments: Any) -> list[Any]:
-        return self._runner.run(self._gather(getattr(self.manager.hook, hook)(context=self.context, **arguments)))
+        answers = getattr(self.manager.hook, hook)(context=self.context, **arguments)
+        # The loop is only turned for coroutines: most hooks are plain, and long histories are fed through here.
+        return self._runner.run(self._gather(answers)) if any(map(inspect.isawaitable, answers)) else answers
 
     async def _gather(self, answers: list[Any]) -> list[Any]:
         return [await answer if inspect.isawaitable(answer) else answer for answer in answers]
