@@ -154,7 +154,7 @@ def read(connection, run):
         for offset, body in sorted(events):
             event = msgpack.unpackb(body)
             if event["run"] == run:
-                print(json.dumps([offset, event]).replace("NaN", '"NaN"'), flush=True)
+                sys.stdout.write(json.dumps([offset, event]).replace("NaN", "null") + "\n")
                 ended = ended or event["kind"] == "run_ended"
 
     def catch_up():

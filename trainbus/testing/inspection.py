@@ -136,7 +136,7 @@ def _settings(name: str, schema: Any) -> Iterator[Finding]:
             f"Give defaults, so that enabling the plugin is enough; else say in its README that [plugin.{name}] must be there.",
         )
     else:
-        for mistake in mistakes(msgspec.to_builtins(schema()), schema, f"plugin.{name}"):
+        for mistake in mistakes(_as_toml(msgspec.to_builtins(schema())), schema, f"plugin.{name}"):
             yield fail("config", f"its own default is refused: {mistake.sentence()}", "Change the default, or what is allowed.")
     silent = [field.name for field in fields if not _described(field.type)]
     if silent:
@@ -147,6 +147,13 @@ def _settings(name: str, schema: Any) -> Iterator[Finding]:
         )
     if not required and not silent:
         yield ok("config", ", ".join(field.name for field in fields) or "no settings")
+
+
+def _as_toml(value: Any) -> Any:
+    """What a person would have to write for it: TOML has neither tuples nor nothing."""
+    if isinstance(value, dict):
+        return {name: _as_toml(part) for name, part in value.items() if part is not None}
+    return [_as_toml(part) for part in value] if isinstance(value, list | tuple | set | frozenset) else value
 
 
 def _described(kind: types.Type) -> bool:
