@@ -141,13 +141,13 @@ def publish(connection, run, steps):
     raise TimeoutError("nobody told the run to stop")
 
 
-def read(connection, run):
+def read(connection, run, losing):
     """Every event of the run once, in order: history, then live."""
     sub = connection.xpub
     sub.subscribe(b"~commit\0")
     for kind in ("run_started", "step", "command", "command_result", "run_ended"):
         sub.subscribe(f"{kind}.{run}".encode() + b"\0")
-    after, ended, fanout = -1, False, {}
+    after, ended, fanout, frames = -1, False, {}, 0
 
     def hand_out(events):
         nonlocal ended
@@ -172,12 +172,15 @@ def read(connection, run):
             continue
         topic, _, payload = sub.recv().partition(b"\0")
         if topic != b"~commit":
+            frames += 1
+            if losing and frames % losing == 0:
+                continue
             fanout.setdefault(topic.decode(), []).append(msgpack.unpackb(payload))
             continue
         _, previous, head, topics = msgpack.unpackb(payload)[:4]
         mine = [name for name in topics if name.partition(".")[2] == run]
         if previous <= after and all(name in fanout for name in mine):
-            hand_out([(offset, body) for frames in fanout.values() for frame in frames for offset, body in frame[1] if offset > after])
+            hand_out([(offset, body) for each in fanout.values() for frame in each for offset, body in frame[1] if offset > after])
             after = max(after, head)
         else:
             catch_up()
@@ -191,7 +194,7 @@ def main():
     if what == "publish":
         publish(connection, run, int(rest[0]))
     else:
-        read(connection, run)
+        read(connection, run, int(rest[0]) if rest else 0)
     assert not any(name.partition(".")[0] in ("trainbus", "msgspec") for name in sys.modules), "not on its own"
 
 

@@ -33,7 +33,7 @@ def processes():
             stream.close()
 
 
-def conversation(home, command, processes):
+def conversation(home, command, processes, *losing):
     """A reader and a publisher of this client: the run as the reader saw it, and as the journal has it."""
 
     def start(*arguments):
@@ -42,7 +42,7 @@ def conversation(home, command, processes):
         return process
 
     with LocalBus(home) as bus:
-        reader = start("read", "r")
+        reader = start("read", "r", *losing)
         publisher = start("publish", "r", str(STEPS))
 
         def arrived():
@@ -78,6 +78,11 @@ def test_a_python_client_written_from_the_page_alone_publishes_subscribes_and_ob
     if keys:
         assert trainbus("keys", "invite", "laptop", "--role", "observer").returncode == 0
     judge(*conversation(trainbus_home, [sys.executable, str(FOREIGN)], processes))
+
+
+def test_the_python_client_loses_nothing_when_the_fan_out_does(trainbus_home, processes):
+    """Every third frame is thrown away: the next commit says so, and the journal has what is missing."""
+    judge(*conversation(trainbus_home, [sys.executable, str(FOREIGN)], processes, "3"))
 
 
 def test_the_foreign_client_imports_nothing_of_ours():

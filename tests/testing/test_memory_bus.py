@@ -73,6 +73,41 @@ def test_what_one_plugin_publishes_every_plugin_gets_in_the_order_of_offsets():
         assert bus.stats().events == 9
 
 
+def test_hooks_are_called_one_at_a_time_never_one_within_another():
+    """As in a plugin host: what a hook publishes is handed out when it has returned, to other plugins as to itself."""
+    calls = []
+
+    class Nested:
+        def __init__(self, name):
+            self.name = name
+
+        @hookimpl
+        def start(self, context):
+            self.publish(context, "start")
+
+        @hookimpl
+        def on_step(self, event, context):
+            self.publish(context, "step")
+
+        @hookimpl
+        async def on_metric(self, event, context):
+            calls.append((self.name, "metric", "begins"))
+            calls.append((self.name, "metric", "ends"))
+
+        def publish(self, context, hook):
+            calls.append((self.name, hook, "begins"))
+            context.publish(Metric(name=self.name, value=1.0))
+            calls.append((self.name, hook, "ends"))
+
+    with MemoryBus() as bus:
+        bus.add(Nested("a"), name="a")
+        bus.add(Nested("b"), name="b")
+        bus.publish(Step(run="r", step=1))
+    assert len(calls) == 24
+    assert [call[:2] for call in calls[::2]] == [call[:2] for call in calls[1::2]]
+    assert {call[2] for call in calls[::2]} == {"begins"}
+
+
 def test_a_plugin_that_comes_late_gets_the_history_first():
     """As a new consumer on the real bus."""
     with MemoryBus() as bus:
