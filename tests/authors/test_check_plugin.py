@@ -68,7 +68,8 @@ def test_a_good_plugin_passes_every_check(site):
     assert answer["ok"]
     states = {finding["check"]: finding["state"] for finding in answer["findings"]}
     assert states.pop("package") == "warn"  # the test's distribution declares no dependency
-    expected = ["import", "hooks", "HOOK_API", "config", "panels", "commands", "handshake", "events", "stop"]
+    assert states.pop("import") in ("ok", "warn")  # how long that takes depends on what else the machine does
+    expected = ["hooks", "HOOK_API", "config", "panels", "commands", "handshake", "events", "stop"]
     assert states == dict.fromkeys(expected, "ok")
     assert ("ok", "200 events handled, nothing raised -> ") in [
         (finding["state"], f"{finding['found']} -> {finding['mend']}") for finding in answer["findings"]

@@ -27,6 +27,7 @@ import msgspec
 from trainbus.bus.broker.loop import run_broker
 from trainbus.bus.client import Client
 from trainbus.bus.config import BusConfig
+from trainbus.bus.credentials import VARIABLE
 from trainbus.bus.home import private_directory
 from trainbus.bus.hosting import report
 from trainbus.errors import PluginError
@@ -43,6 +44,8 @@ T = TypeVar("T")
 class LocalBus:
     """A broker on the loopback address with a journal of its own. A context manager.
 
+    While it runs, a token in the environment (``TRAINBUS_TOKEN``) is put aside: it would lead everybody to the bus of another machine.
+
     Args:
         root: The state directory, to be made; what ``TRAINBUS_HOME`` names elsewhere.
         settings: The section ``[bus]``.
@@ -52,15 +55,18 @@ class LocalBus:
         self.root = root
         self.settings = settings or BusConfig(heartbeat_interval=0.1, stop_timeout=STOP_SECONDS)
         self._hosts: list[HostedPlugin] = []
+        self._token: str | None = None
         self._ready, self._stop = threading.Event(), threading.Event()
         self._failed: list[Exception] = []
         self._thread = threading.Thread(target=self._serve, name="trainbus-broker", daemon=True)
 
     def __enter__(self) -> LocalBus:
         private_directory(self.root)
+        self._token = os.environ.pop(VARIABLE, None)
         self._thread.start()
         while not self._ready.wait(LOOK_INTERVAL):
             if self._failed:
+                self.close()
                 raise self._failed[0]
         return self
 
@@ -73,6 +79,8 @@ class LocalBus:
             host.stop()
         self._stop.set()
         self._thread.join(START_SECONDS)
+        if self._token is not None:
+            os.environ[VARIABLE] = self._token
 
     def host(self, plugin: str, *, config: Mapping[str, Any] | None = None, target: str = "") -> HostedPlugin:
         """Start an installed plugin by name; with ``target`` (``module:object``), one in development under this name."""

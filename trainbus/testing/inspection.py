@@ -25,7 +25,7 @@ from trainbus.hookspecs import HOOK_API, Panel
 IMPORT_SECONDS = 1.0
 """Beyond this, importing is worth a word: `trainbus plugins list` and each restart wait for it."""
 
-HEAVY = ("torch", "transformers", "tensorflow", "jax", "datasets", "peft", "pandas", "matplotlib", "scipy", "sklearn")
+HEAVY = ("torch", "transformers", "tensorflow", "jax", "datasets", "peft", "pandas", "matplotlib", "scipy", "sklearn", "tensorboard")
 """Modules that take long to import, and that a plugin seldom needs before `start`."""
 
 
