@@ -130,8 +130,8 @@ class Hooks:
     def web_panels(self) -> list[Panel]:  # type: ignore[empty-body]
         """Panels for the dashboard.
 
-        - Called: Without context, before `start` or without it. It must not touch anything, and give the same panels each time.
-        - Raising: The plugin has no panels; its other hooks are not concerned.
+        - Called: In the plugin's host, before `start`. It must not touch anything.
+        - Raising: The plugin is refused: it doesn't start, and trying again would not help.
         - Replay: Not replayed. Panels are drawn from the events of the journal, so they show the history too.
         """
 

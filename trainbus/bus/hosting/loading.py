@@ -18,7 +18,7 @@ import pluggy
 
 from trainbus.bus.config_file import file_origins, validate_section
 from trainbus.bus.hosting.registry import Installed, closest, nearest
-from trainbus.errors import ConfigError, PluginError
+from trainbus.errors import ConfigError, PluginError, TrainbusError
 from trainbus.hookspecs import HOOK_API, Hooks, kind_of_hook
 
 PROJECT = "trainbus"
@@ -64,10 +64,7 @@ class Loaded:
         return any(inspect.iscoroutinefunction(impl.function) for impl in getattr(self.manager.hook, hook).get_hookimpls())
 
     def _ask_schema(self, plugin: Installed) -> type[msgspec.Struct] | None:
-        try:
-            answers = self.manager.hook.config_schema() if "config_schema" in self.hooks else []
-        except Exception as error:
-            raise _broken(plugin, "can't say its settings", error) from error
+        answers = self.manager.hook.config_schema() if "config_schema" in self.hooks else []
         if not answers:
             return None
         schema = answers[0]
@@ -86,10 +83,17 @@ def load(plugin: Installed, options: dict[str, Any], *, file: str = "") -> Loade
         file: Where the options come from, for messages.
 
     Raises:
-        PluginError: Not importable, no hooks, a misspelt hook or argument, a HOOK_API that this version doesn't speak.
+        PluginError: Not importable, no hooks, a misspelt hook or argument, a HOOK_API that this version doesn't speak, a hook that
+            says what the plugin is and raises.
         ConfigError: ``options`` don't fit the plugin's schema.
     """
-    return Loaded(plugin, create(plugin), options, file=file)
+    instance = create(plugin)
+    try:
+        return Loaded(plugin, instance, options, file=file)
+    except TrainbusError:
+        raise
+    except Exception as error:  # of a hook of the plugin's own, which would raise again at the next try
+        raise _broken(plugin, "can't say what it is", error) from error
 
 
 def create(plugin: Installed) -> object:
