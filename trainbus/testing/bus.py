@@ -12,7 +12,6 @@ clock's: `MemoryBus.advance` lets it pass and calls the timers that are due. Wha
 
 from __future__ import annotations
 
-import inspect
 from collections import deque
 from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager
@@ -67,7 +66,7 @@ class MemoryBus:
     def add(self, plugin: Any, *, name: str = "plugin", config: dict[str, Any] | None = None) -> PluginHarness:
         """Start a plugin (a class, an instance or a module). It is given the whole history first, as a new consumer is."""
         context = _BusContext(self, name, None if self._directory is None else self._directory / name)
-        harness = PluginHarness(plugin() if inspect.isclass(plugin) else plugin, config=config, context=context, name=name)
+        harness = PluginHarness(plugin, config=config, context=context, name=name)
         self.plugins[name] = harness
         self._cursors[name] = -1
         self._due[name] = self.clock.now()

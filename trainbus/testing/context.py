@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
-import pluggy
 
 from trainbus import hookspecs
 from trainbus.bus import events
+from trainbus.bus.hosting.loading import Loaded
+from trainbus.bus.hosting.registry import Installed
 
 
 class SentCommand(msgspec.Struct, frozen=True):
@@ -121,12 +122,16 @@ class Done:
 
 
 class PluginHarness:
-    """Runs a plugin's hooks as the host does, one event at a time, in the caller's process.
+    """Runs a plugin's hooks as the host does, one event at a time, in the caller's process. It refuses what the host refuses.
 
     Args:
-        plugin: An instance or a module with hooks.
+        plugin: A class, an instance or a module with hooks.
         config: As in ``[plugin.NAME]``; validated with the plugin's schema.
         context: Kept over several harnesses, it simulates a restart with the same state.
+
+    Raises:
+        PluginError: A misspelt hook or argument, no hooks, another HOOK_API.
+        ConfigError: ``config`` doesn't fit the schema.
     """
 
     def __init__(
@@ -138,14 +143,11 @@ class PluginHarness:
         directory: Path | None = None,
         name: str = "plugin",
     ) -> None:
-        self.manager = pluggy.PluginManager("trainbus")
-        self.manager.add_hookspecs(hookspecs.Hooks)
-        self.manager.register(plugin)
-        self.manager.check_pending()
-        schemas = self.manager.hook.config_schema()
-        typed = msgspec.convert(config or {}, schemas[0]) if schemas else (config or {})
+        instance = plugin() if inspect.isclass(plugin) else plugin
+        loaded = Loaded(Installed(name=name, target=f"{type(instance).__module__}:{type(instance).__qualname__}"), instance, config or {})
+        self.manager = loaded.manager
         self.context = context or MemoryContext(name=name, directory=directory)
-        self.context.config = typed
+        self.context.config = loaded.config
         self._runner = asyncio.Runner()
 
     @property
