@@ -52,6 +52,24 @@ def test_a_new_plugin_is_listed_and_watches_a_real_run(stranger, made, trainbus_
             process.communicate(timeout=30)
 
 
+def test_a_module_in_the_working_directory_is_attached_without_any_installation(stranger, trainbus_home, tmp_path):
+    """By the installed `trainbus` command, which does not look there by itself."""
+    source = (
+        "from trainbus import hookimpl\nclass Mine:\n    @hookimpl\n    def start(self, context): (context.directory / 'here').touch()\n"
+    )
+    (tmp_path / "my_module.py").write_text(source)
+    with LocalBus(trainbus_home):
+        command = [str(stranger.bin / "trainbus"), "attach", "my_module:Mine"]
+        process = subprocess.Popen(command, cwd=tmp_path, env=stranger.environment(trainbus_home), stderr=subprocess.PIPE, text=True)
+        try:
+            started = trainbus_home / "plugins" / "mine" / "here"
+            wait_for(lambda: process.poll() is not None or started.exists(), 60.0, what="its start")
+            assert started.exists(), process.stderr.read()
+        finally:
+            process.terminate()
+            process.communicate(timeout=30)
+
+
 def test_a_new_plugin_is_good_code(made, repository):
     """Formatted, linted and typed as trainbus itself is."""
     for check in (["ruff", "format", "--check"], ["ruff", "check"]):

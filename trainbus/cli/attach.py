@@ -46,6 +46,8 @@ def command(
     # No broker, a dead one and a token that opens nothing are told at once here; later the host waits for one that went away.
     with Client(root=root, timeout=ANSWER_WITHIN) as client:
         client.status()
+    if ":" in plugin:
+        sys.path.insert(0, str(Path.cwd()))  # where a plugin in development lies; a console script does not look there
     found = registry.development(plugin, name) if ":" in plugin else registry.find(plugin)
     loaded = load(config_path, overrides=overrides)
     table = settings_of(found.name, options, loaded)

@@ -29,6 +29,8 @@ from trainbus.testing.recordings import recorded
 
 INSPECTION_SECONDS = 60.0
 """An import that takes longer hangs."""
+FEED_SECONDS = 60.0
+"""A recorded history is some 200 events: more than enough on any machine."""
 LOG_TAIL = 600
 """Characters of a plugin's output that a finding quotes."""
 
@@ -50,9 +52,7 @@ class PluginCheck(msgspec.Struct, frozen=True, kw_only=True):
         return "\n".join([f"{self.plugin}: {'nothing to mend' if not lines else ''}".rstrip(), *lines])
 
 
-def check_plugin(
-    name: str, *, config: Mapping[str, Any] | None = None, history: str = "", start: bool = True, alias: str = ""
-) -> PluginCheck:
+def check_plugin(name: str, *, config: Mapping[str, Any] | None = None, history: str = "", start: bool = True) -> PluginCheck:
     """Check an installed plugin, or ``module:object`` of one in development.
 
     Args:
@@ -60,14 +60,13 @@ def check_plugin(
         config: Its settings, as in ``[plugin.NAME]``.
         history: A recorded history (`trainbus.testing.recorded`) whose events its hooks are given in the real start.
         start: Whether to start it at all.
-        alias: What ``module:object`` is called; default: after its object.
 
     Raises:
         PluginError: No such plugin is installed.
         ValueError: No such history.
     """
     events = recorded(history) if history else []
-    plugin = registry.development(name, alias) if ":" in name else registry.find(name)
+    plugin = registry.development(name) if ":" in name else registry.find(name)
     findings = [*_packaging(plugin), *_inspect(plugin)]
     if start and all(finding.state != "fail" for finding in findings):
         findings += _hosted(plugin, dict(config or {}), events)
@@ -149,7 +148,10 @@ def _fed(bus: LocalBus, host: HostedPlugin, history: list[Any]) -> list[Finding]
     publisher = Publisher(history[0].run, name="plugins check", root=bus.root)
     for event in history:
         publisher.publish(event)
-    publisher.close(60.0)
+    taken = publisher.flush(FEED_SECONDS)
+    publisher.close()
+    if not taken:
+        return [fail("events", f"they were not taken within {FEED_SECONDS:.0f} s", "Try again when this machine has less to do.")]
     kinds = host.hello.kinds if host.hello else None
     wanted = [event.offset for event in bus.events(*(kinds or ())) if event.source == publisher.source]
     try:
@@ -159,6 +161,7 @@ def _fed(bus: LocalBus, host: HostedPlugin, history: list[Any]) -> list[Finding]
         return [fail("events", error.problem, error.hint or "Its log says more.")]
     raised = host.progress.errors
     if raised:
+        host.stop()  # the last it does is to send its alerts
         said = [alert.message for alert in bus.events("alert") if alert.rule == "plugin_error"]
         what = "; ".join(dict.fromkeys(said)) or host.output()[-LOG_TAIL:]
         return [
