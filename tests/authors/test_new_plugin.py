@@ -18,7 +18,8 @@ from trainbus.testing import LocalBus
 def made(stranger, tmp_path_factory):
     """A new plugin's folder, installed."""
     folder = tmp_path_factory.mktemp("work")
-    stranger.run("trainbus", "plugins", "new", "loss-limit", cwd=folder)
+    said = stranger.run("trainbus", "plugins", "new", "loss-limit", cwd=folder).stdout
+    assert "  pip install -e './trainbus-loss-limit[dev]'\n" in said
     stranger.run("pip", "install", "--quiet", "./trainbus-loss-limit", cwd=folder)
     yield folder / "trainbus-loss-limit"
     stranger.run("pip", "uninstall", "--quiet", "-y", "trainbus-loss-limit")

@@ -56,11 +56,11 @@ def command(name: str, directory: Path | None, as_json: bool) -> None:
     if as_json:
         print_json({"plugin": name, "directory": str(folder), "files": [str(file) for file in written]})
         return
-    here = shlex.quote(str(folder))
+    here = str(folder) if folder.is_absolute() else f"./{folder}"  # without ./ pip would take it for a name
     out = stdout()
     out.print(f"{folder} holds a plugin that works. Next:\n")
-    out.print(f"  pip install -e {here}", soft_wrap=True)
-    out.print(f"  pytest {here}", soft_wrap=True)
+    out.print(f"  pip install -e {shlex.quote(f'{here}[dev]')}", soft_wrap=True)
+    out.print(f"  pytest {shlex.quote(here)}", soft_wrap=True)
     out.print(f"  trainbus plugins check {name}")
     out.print(f"  trainbus plugins add {name}\n")
     out.print(f"Its hooks are in {folder / 'src' / words['module'] / 'plugin.py'}.", soft_wrap=True)
