@@ -27,6 +27,7 @@ from trainbus.bus.credentials import ROLES
 from trainbus.cli.app import cli
 from trainbus.cli.lazy import GROUPS, LAZY
 from trainbus.plugins.anomaly.catalogue import ALL_RULES, RulesConfig
+from trainbus.testing.recordings import RECORDED, recorded
 
 DOCS = Path(__file__).parent
 BLOCK = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -208,6 +209,12 @@ def context() -> str:
     return "\n\n".join(parts)
 
 
+def recorded_histories() -> str:
+    """Every recorded run."""
+    rows = ["| name | events | what happens |", "| --- | --- | --- |"]
+    return "\n".join(rows + [f"| `{name}` | {len(recorded(name))} | {said} |" for name, said in RECORDED.items()])
+
+
 def anomaly_rules() -> str:
     """Every rule of the anomaly plugin: what it says, in which preset, with which defaults."""
     rows = ["| rule | kind | preset | says | defaults |", "| --- | --- | --- | --- | --- |"]
@@ -255,7 +262,21 @@ def rights() -> str:
 
 GENERATORS: dict[str, Callable[[], str]] = {
     one.__name__: one
-    for one in (bus_settings, commands, event_kinds, messages, requests, results, frames, hooks, context, proofs, rights, anomaly_rules)
+    for one in (
+        bus_settings,
+        commands,
+        event_kinds,
+        messages,
+        requests,
+        results,
+        frames,
+        hooks,
+        context,
+        proofs,
+        rights,
+        anomaly_rules,
+        recorded_histories,
+    )
 }
 
 

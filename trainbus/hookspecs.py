@@ -119,98 +119,213 @@ class Hooks:
 
     @hookspec
     def config_schema(self) -> type[msgspec.Struct]:  # type: ignore[empty-body]
-        """The msgspec Struct that ``[plugin.NAME]`` is validated against. Called before `start`; must not touch anything."""
+        """The msgspec Struct that ``[plugin.NAME]`` is validated against.
+
+        - Called: Before all other hooks, in the plugin's host and by commands that check a configuration. It must not touch anything.
+        - Raising: The plugin is refused: it doesn't start, and trying again would not help.
+        - Replay: Not replayed. A setting that changes is a new start of the plugin, which goes on at its cursor.
+        """
 
     @hookspec
     def web_panels(self) -> list[Panel]:  # type: ignore[empty-body]
-        """Panels for the dashboard. Called once, before `start`."""
+        """Panels for the dashboard.
+
+        - Called: In the plugin's host, before `start`. It must not touch anything.
+        - Raising: The plugin is refused: it doesn't start, and trying again would not help.
+        - Replay: Not replayed. Panels are drawn from the events of the journal, so they show the history too.
+        """
 
     @hookspec
     def cli_commands(self) -> list[click.Command]:  # type: ignore[empty-body]
-        """Commands under ``trainbus NAME``. Called in the command line's process, without context; must import lazily."""
+        """Commands under ``trainbus NAME``.
+
+        - Called: In the process of the command line, without context, also while no broker runs. It must import lazily.
+        - Raising: The command line says so in one line and exits with 6.
+        - Replay: Not replayed.
+        """
 
     @hookspec
     def start(self, context: Context) -> Any:
-        """Called once before the first event. Raising ends the host with that error (it is restarted with growing pauses)."""
+        """The plugin begins, or begins again.
+
+        - Called: Once in each process, before the first event.
+        - Raising: Ends the process. It is restarted with growing pauses, and parked as failed when it keeps dying.
+        - Replay: After a crash it is called again, and ``context.state`` is what was committed with the cursor.
+        """
 
     @hookspec
     def stop(self, context: Context) -> Any:
-        """Called once, after the last event, when the plugin is asked to end. It has `stop_timeout` seconds; not called on a crash."""
+        """The plugin is asked to end.
+
+        - Called: Once, after the last event, with at most `stop_timeout` seconds in all. Not after a crash.
+        - Raising: Logged and counted; the process ends all the same.
+        - Replay: Not replayed. What must last is written when it happens, not here.
+        """
 
     @hookspec
     def every(self, context: Context) -> Any:
-        """A timer: called after `start`; returns the seconds until it is called again, or None for never.
+        """A timer; returns the seconds until it is called again, or None for never.
 
-        When it raises, it is called again after 60 s. Not called on replay: results that must be the same on replay don't belong here.
+        - Called: After `start`, then as it asked for. While a coroutine hook waits, it may be called in between.
+        - Raising: Logged, counted and reported; it is called again after 60 s.
+        - Replay: Not called on replay: results that must be the same on replay don't belong here.
         """
 
     @hookspec
     def on_event(self, event: events.AnyEvent, context: Context) -> Any:
-        """Every event of every kind, also kinds that this version doesn't know."""
+        """Every event of every kind, also kinds that this version doesn't know.
+
+        - Called: For each event, before the hook of its kind.
+        - Raising: Logged with the event, counted, and reported by an alert of rule `plugin_error`; the hook of its kind is called all
+          the same.
+        - Replay: After a crash, from the last committed event on, in order, with the state of that commit.
+        """
 
     @hookspec
     def on_run_started(self, event: events.RunStarted, context: Context) -> Any:
-        """A training process began to work on a run."""
+        """A training process began to work on a run.
+
+        - Called: At the beginning of a run, and again for each process that resumes it (``resumed_from`` is then set).
+        - Raising: Logged with the event, counted, and reported by an alert of rule `plugin_error`; the next event follows.
+        - Replay: After a crash, from the last committed event on, in order, with the state of that commit.
+        """
 
     @hookspec
     def on_run_ended(self, event: events.RunEnded, context: Context) -> Any:
-        """A run ended or was lost."""
+        """A run ended or was lost.
+
+        - Called: At the end of a run; also after ``lost_after`` seconds of silence (outcome ``lost``), of which the run may come back.
+        - Raising: Logged with the event, counted, and reported by an alert of rule `plugin_error`; the next event follows.
+        - Replay: After a crash, from the last committed event on, in order, with the state of that commit.
+        """
 
     @hookspec
     def on_phase(self, event: events.Phase, context: Context) -> Any:
-        """A phase of the trainer started, progressed or ended."""
+        """A phase of the trainer started, progressed or ended.
+
+        - Called: At the start and end of each phase, in between ten times a second at most.
+        - Raising: Logged with the event, counted, and reported by an alert of rule `plugin_error`; the next event follows.
+        - Replay: After a crash, from the last committed event on, in order, with the state of that commit.
+        """
 
     @hookspec
     def on_step(self, event: events.Step, context: Context) -> Any:
-        """An optimizer step."""
+        """An optimizer step.
+
+        - Called: For each step of each rank that publishes, in the order of the journal.
+        - Raising: Logged with the event, counted, and reported by an alert of rule `plugin_error`; the next event follows.
+        - Replay: After a crash, from the last committed event on, in order, with the state of that commit.
+        """
 
     @hookspec
     def on_eval(self, event: events.Eval, context: Context) -> Any:
-        """An evaluation finished."""
+        """An evaluation finished.
+
+        - Called: For each evaluation set and each checkpoint that was measured, also long after its step.
+        - Raising: Logged with the event, counted, and reported by an alert of rule `plugin_error`; the next event follows.
+        - Replay: After a crash, from the last committed event on, in order, with the state of that commit.
+        """
 
     @hookspec
     def on_sample(self, event: events.Sample, context: Context) -> Any:
-        """A question was answered."""
+        """A question was answered.
+
+        - Called: For each question of an evaluation.
+        - Raising: Logged with the event, counted, and reported by an alert of rule `plugin_error`; the next event follows.
+        - Replay: After a crash, from the last committed event on, in order, with the state of that commit.
+        """
 
     @hookspec
     def on_checkpoint(self, event: events.Checkpoint, context: Context) -> Any:
-        """A checkpoint changed state."""
+        """A checkpoint changed state.
+
+        - Called: For each of ``writing``, ``complete`` and ``deleted``.
+        - Raising: Logged with the event, counted, and reported by an alert of rule `plugin_error`; the next event follows.
+        - Replay: After a crash, from the last committed event on, in order, with the state of that commit. By then it may have been
+          deleted.
+        """
 
     @hookspec
     def on_job(self, event: events.Job, context: Context) -> Any:
-        """A data file changed state."""
+        """A data file changed state.
+
+        - Called: Each time that a data file of the trainer's queue changes state.
+        - Raising: Logged with the event, counted, and reported by an alert of rule `plugin_error`; the next event follows.
+        - Replay: After a crash, from the last committed event on, in order, with the state of that commit.
+        """
 
     @hookspec
     def on_system(self, event: events.System, context: Context) -> Any:
-        """The state of a machine."""
+        """The state of a machine.
+
+        - Called: For each measurement that the memory plugin, or another, publishes.
+        - Raising: Logged with the event, counted, and reported by an alert of rule `plugin_error`; the next event follows.
+        - Replay: After a crash, from the last committed event on, in order, with the state of that commit.
+        """
 
     @hookspec
     def on_metric(self, event: events.Metric, context: Context) -> Any:
-        """A point of a named series."""
+        """A point of a named series.
+
+        - Called: For each point that anybody publishes, this plugin's own included.
+        - Raising: Logged with the event, counted, and reported by an alert of rule `plugin_error`; the next event follows.
+        - Replay: After a crash, from the last committed event on, in order, with the state of that commit.
+        """
 
     @hookspec
     def on_alert(self, event: events.Alert, context: Context) -> Any:
-        """An alert was raised, updated or cleared."""
+        """An alert was raised, updated or cleared.
+
+        - Called: For each state of each alert, this plugin's own included: publishing an alert here for each alert never ends.
+        - Raising: Logged with the event, counted, and reported by an alert of rule `plugin_error`; the next event follows.
+        - Replay: After a crash, from the last committed event on, in order, with the state of that commit. The same alert may be
+          there twice: go by its id.
+        """
 
     @hookspec
     def on_command(self, event: events.Command, context: Context) -> Any:
-        """A run was asked for something."""
+        """A run was asked for something.
+
+        - Called: When a command is journaled, whether or not the run obeys it.
+        - Raising: Logged with the event, counted, and reported by an alert of rule `plugin_error`; the next event follows.
+        - Replay: After a crash, from the last committed event on, in order, with the state of that commit.
+        """
 
     @hookspec
     def on_command_result(self, event: events.CommandResult, context: Context) -> Any:
-        """What became of a command."""
+        """What became of a command.
+
+        - Called: When the run accepts, does or refuses a command.
+        - Raising: Logged with the event, counted, and reported by an alert of rule `plugin_error`; the next event follows.
+        - Replay: After a crash, from the last committed event on, in order, with the state of that commit.
+        """
 
     @hookspec
     def on_plugin(self, event: events.Plugin, context: Context) -> Any:
-        """A plugin host changed state."""
+        """A plugin host changed state.
+
+        - Called: For each change of state of any plugin, this one included.
+        - Raising: Logged with the event, counted, and reported by an alert of rule `plugin_error`; the next event follows.
+        - Replay: After a crash, from the last committed event on, in order, with the state of that commit.
+        """
 
     @hookspec
     def on_gap(self, event: events.Gap, context: Context) -> Any:
-        """Events are missing, and why."""
+        """Events are missing, and why.
+
+        - Called: In the place of the events that are missing.
+        - Raising: Logged with the event, counted, and reported by an alert of rule `plugin_error`; the next event follows.
+        - Replay: After a crash, from the last committed event on, in order, with the state of that commit.
+        """
 
     @hookspec
     def on_heartbeat(self, event: events.Heartbeat, context: Context) -> Any:
-        """A sign of life. Live only: heartbeats are not journaled, so they neither replay nor move the cursor."""
+        """A sign of life.
+
+        - Called: For each heartbeat of each publisher while the plugin runs; its offset is -1.
+        - Raising: Logged with the event, counted, and reported by an alert of rule `plugin_error`; the next event follows.
+        - Replay: Never: heartbeats are not journaled, so they don't move the cursor either.
+        """
 
 
 def kind_of_hook(hook: str) -> str | None:

@@ -33,6 +33,15 @@ class Greeter:
 
 class Silent:
     pass
+
+class Raising:
+    @hookimpl
+    def cli_commands(self):
+        raise RuntimeError("no licence")
+
+    @hookimpl
+    def config_schema(self):
+        raise RuntimeError("no licence")
 '''
 
 
@@ -45,6 +54,7 @@ def environment(tmp_path):
     (site / "greeting.py").write_text(PLUGIN)
     (information / "METADATA").write_text("Metadata-Version: 2.1\nName: greeting\nVersion: 1.0\n")
     points = "[trainbus.plugins]\ngreeter = greeting:Greeter\nsilent = greeting:Silent\nbroken = greeting_missing:Plugin\n"
+    points += "raising = greeting:Raising\n"
     (information / "entry_points.txt").write_text(points)
     return {**os.environ, "PYTHONPATH": os.pathsep.join([str(site), os.environ.get("PYTHONPATH", str(Path.cwd()))])}
 
@@ -79,3 +89,12 @@ def test_a_plugins_settings_are_listed(environment):
     assert "has no settings" in trainbus("config", "settings", "plugin.silent", env=environment).stdout
     assert trainbus("config", "settings", "plugin.nobody", env=environment).returncode == 6
     assert trainbus("config", "settings", "bus", "--json", env=environment).returncode == 0
+
+
+def test_a_plugin_whose_hooks_raise_here_is_named(environment):
+    """As one that can't be imported: exit code 6, one line, and which command says more."""
+    for command in (["raising"], ["config", "settings", "plugin.raising"]):
+        result = trainbus(*command, env=environment)
+        assert result.returncode == 6
+        assert "no licence" in result.stderr
+        assert "trainbus plugins check raising" in result.stderr

@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from trainbus import hookimpl
-from trainbus.bus.hosting.loading import load
+from trainbus.bus.hosting.loading import create, hook_mistakes, load
 from trainbus.bus.hosting.registry import Installed, find
 from trainbus.errors import ConfigError, PluginError
 
@@ -139,3 +139,18 @@ def test_inherited_hooks_count():
 
     assert Loaded(Installed(name="mine", target="x:Mine"), Mine(), {}).hooks == ("stop", "on_step")
     assert msgspec.__name__
+
+
+def test_a_config_schema_that_raises_is_a_refusal(site):
+    """One sentence with its place; the host does not die of it, and restarting it would not help."""
+    error = refused(site, "class P:\n    @hookimpl\n    def config_schema(self): 1 / 0\n")
+    assert "can't say what it is: ZeroDivisionError" in error.problem
+    assert "site_plugin_bad.py" in error.problem
+
+
+def test_all_mistakes_can_be_had_at_once(site):
+    """For `trainbus plugins check`; loading stops at the first."""
+    source = "class P:\n    @hookimpl\n    def on_setp(self): pass\n    @hookimpl\n    def on_eval(self, evnt, contxt): pass\n"
+    site.install("several", source)
+    plugin = find("several")
+    assert [mistake.facts["found"] for mistake in hook_mistakes(plugin, create(plugin))] == ["evnt", "contxt", "on_setp"]

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 import msgspec
 
 from trainbus.bus.client import Client
-from trainbus.bus.config_file import load, parse_value
+from trainbus.bus.config_file import Loaded, load, parse_value
 from trainbus.bus.credentials import PREFIX, VARIABLE, resolve, store_remote
 from trainbus.bus.home import home
 from trainbus.cli.options import config_options
@@ -45,19 +46,31 @@ def command(
     # No broker, a dead one and a token that opens nothing are told at once here; later the host waits for one that went away.
     with Client(root=root, timeout=ANSWER_WITHIN) as client:
         client.status()
+    if ":" in plugin:
+        sys.path.insert(0, str(Path.cwd()))  # where a plugin in development lies; a console script does not look there
     found = registry.development(plugin, name) if ":" in plugin else registry.find(plugin)
     loaded = load(config_path, overrides=overrides)
-    table = dict(loaded.config.plugin.get(found.name, {}))
-    for option in options:
-        key, equals, value = option.partition("=")
-        if not equals or not key:
-            raise ConfigError(f"--option {option} is no KEY=VALUE.", hint="For example: --option window=50", found=option)
-        table[key] = parse_value(value)
+    table = settings_of(found.name, options, loaded)
     arguments = [
         found.name, "--root", str(root), "--options", msgspec.json.encode(table).decode(),
         "--settings", msgspec.json.encode(loaded.config.bus).decode(), "--file", str(loaded.file or ""),
     ]  # fmt: skip
     return host.main([*arguments, "--target", found.target] if ":" in plugin else arguments)
+
+
+def settings_of(name: str, options: tuple[str, ...], loaded: Loaded) -> dict[str, Any]:
+    """The table ``[plugin.NAME]``, with each ``--option KEY=VALUE`` over it.
+
+    Raises:
+        ConfigError: An option has another form.
+    """
+    table = dict(loaded.config.plugin.get(name, {}))
+    for option in options:
+        key, equals, value = option.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"--option {option} is no KEY=VALUE.", hint="For example: --option window=50", found=option)
+        table[key] = parse_value(value)
+    return table
 
 
 def _use(root: Path, token: str) -> None:

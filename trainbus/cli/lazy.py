@@ -36,7 +36,7 @@ LAZY: dict[str, Lazy] = {
     "data": Lazy("Training", "trainbus.cli.data:command", "Check training data, and see what a model learns from it."),
     "queue": Lazy("Training", "trainbus.cli.queue:command", "Show and edit the queue of an inbox."),
     "control": Lazy("Training", "trainbus.cli.control:command", "Pause, resume, stop or otherwise steer a run."),
-    "plugins": Lazy("Plugins", "trainbus.cli.plugins:command", "List, add, remove or restart plugins."),
+    "plugins": Lazy("Plugins", "trainbus.cli.plugins:command", "List, add, remove or restart plugins; make and check your own."),
     "attach": Lazy("Plugins", "trainbus.cli.attach:command", "Run one plugin by hand against a running broker."),
     "runs": Lazy("History", "trainbus.cli.runs:command", "List, show, export or delete runs."),
     "tail": Lazy("History", "trainbus.cli.tail:command", "Print events as they come, or the last ones."),

@@ -1,7 +1,8 @@
-"""``trainbus plugins list|add|remove|restart``."""
+"""``trainbus plugins list|add|remove|restart``, and the group for ``new`` and ``check``."""
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,25 @@ ANSWER_WITHIN = 60.0
 save_option = click.option("--save/--no-save", default=True, show_default=True, help="Also change the list in the configuration file.")
 
 
-@click.group(name="plugins")
+OTHERS = {"check": "trainbus.cli.plugin_check:command", "new": "trainbus.cli.plugin_new:command"}
+"""Subcommands with a module of their own, imported when they are called."""
+
+
+class _Plugins(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted([*super().list_commands(ctx), *OTHERS])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in OTHERS:
+            return super().get_command(ctx, cmd_name)
+        module, _, attribute = OTHERS[cmd_name].partition(":")
+        found: click.Command = getattr(importlib.import_module(module), attribute)
+        return found
+
+
+@click.group(name="plugins", cls=_Plugins)
 def command() -> None:
-    """List, add, remove or restart plugins, also of a running system."""
+    """List, add, remove or restart plugins, also of a running system; make and check ones of your own."""
 
 
 @command.command(name="list")

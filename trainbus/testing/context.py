@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
-import pluggy
 
 from trainbus import hookspecs
 from trainbus.bus import events
+from trainbus.bus.hosting.loading import Loaded
+from trainbus.bus.hosting.registry import Installed
 
 
 class SentCommand(msgspec.Struct, frozen=True):
@@ -64,7 +65,7 @@ class MemoryContext:
     def command(self, run: str, verb: str, *, reason: str = "", **arguments: Any) -> Awaitable[str]:
         """Keep the command in `commands`."""
         self.commands.append(SentCommand(run, verb, arguments, reason))
-        return _Done(f"command-{len(self.commands)}")
+        return Done(f"command-{len(self.commands)}")
 
     def query(
         self, *, kinds: Sequence[str] = (), runs: Sequence[str] = (), after: int = -1, upto: int | None = None
@@ -109,7 +110,7 @@ class MemoryContext:
         self.url = url
 
 
-class _Done:
+class Done:
     """An answer that is already there; it may be awaited or left alone."""
 
     def __init__(self, value: str) -> None:
@@ -121,12 +122,16 @@ class _Done:
 
 
 class PluginHarness:
-    """Runs a plugin's hooks as the host does, one event at a time, in the caller's process.
+    """Runs a plugin's hooks as the host does, one event at a time, in the caller's process. It refuses what the host refuses.
 
     Args:
-        plugin: An instance or a module with hooks.
+        plugin: A class, an instance or a module with hooks.
         config: As in ``[plugin.NAME]``; validated with the plugin's schema.
         context: Kept over several harnesses, it simulates a restart with the same state.
+
+    Raises:
+        PluginError: A misspelt hook or argument, no hooks, another HOOK_API.
+        ConfigError: ``config`` doesn't fit the schema.
     """
 
     def __init__(
@@ -138,14 +143,11 @@ class PluginHarness:
         directory: Path | None = None,
         name: str = "plugin",
     ) -> None:
-        self.manager = pluggy.PluginManager("trainbus")
-        self.manager.add_hookspecs(hookspecs.Hooks)
-        self.manager.register(plugin)
-        self.manager.check_pending()
-        schemas = self.manager.hook.config_schema()
-        typed = msgspec.convert(config or {}, schemas[0]) if schemas else (config or {})
+        instance = plugin() if inspect.isclass(plugin) else plugin
+        loaded = Loaded(Installed(name=name, target=f"{type(instance).__module__}:{type(instance).__qualname__}"), instance, config or {})
+        self.manager = loaded.manager
         self.context = context or MemoryContext(name=name, directory=directory)
-        self.context.config = typed
+        self.context.config = loaded.config
         self._runner = asyncio.Runner()
 
     @property
@@ -162,6 +164,10 @@ class PluginHarness:
         self._call("stop")
         self._runner.close()
 
+    def kill(self) -> None:
+        """End the event loop without the stop hook, as a crash does."""
+        self._runner.close()
+
     def every(self) -> float | None:
         """Call the timer once; returns the seconds until it wants to be called again."""
         answers = self._call("every")
@@ -174,17 +180,23 @@ class PluginHarness:
             if event.offset < 0 and event.kind != "heartbeat":
                 event.offset = self.context.history[-1].offset + 1 if self.context.history else 0
             self.context.history.append(event)
-            self.context.handling = event
-            try:
-                self._call("on_event", event=event)
-                if event.kind in events.BY_KIND:
-                    self._call(f"on_{event.kind}", event=event)
-            finally:
-                self.context.handling = None
+            self.handle(event)
         return self.published[before:]
 
+    def handle(self, event: events.AnyEvent) -> None:
+        """Hand one event, which has its offset, to the hooks. What a hook raises reaches the caller."""
+        self.context.handling = event
+        try:
+            self._call("on_event", event=event)
+            if event.kind in events.BY_KIND:
+                self._call(f"on_{event.kind}", event=event)
+        finally:
+            self.context.handling = None
+
     def _call(self, hook: str, **arguments: Any) -> list[Any]:
-        return self._runner.run(self._gather(getattr(self.manager.hook, hook)(context=self.context, **arguments)))
+        answers = getattr(self.manager.hook, hook)(context=self.context, **arguments)
+        # The loop is only turned for coroutines: most hooks are plain, and long histories are fed through here.
+        return self._runner.run(self._gather(answers)) if any(map(inspect.isawaitable, answers)) else answers
 
     async def _gather(self, answers: list[Any]) -> list[Any]:
         return [await answer if inspect.isawaitable(answer) else answer for answer in answers]

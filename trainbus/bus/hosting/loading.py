@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import pluggy
 
 from trainbus.bus.config_file import file_origins, validate_section
 from trainbus.bus.hosting.registry import Installed, closest, nearest
-from trainbus.errors import ConfigError, PluginError
+from trainbus.errors import ConfigError, PluginError, TrainbusError
 from trainbus.hookspecs import HOOK_API, Hooks, kind_of_hook
 
 PROJECT = "trainbus"
@@ -85,10 +86,17 @@ def load(plugin: Installed, options: dict[str, Any], *, file: str = "") -> Loade
         file: Where the options come from, for messages.
 
     Raises:
-        PluginError: Not importable, no hooks, a misspelt hook or argument, a HOOK_API that this version doesn't speak.
+        PluginError: Not importable, no hooks, a misspelt hook or argument, a HOOK_API that this version doesn't speak, a hook that
+            says what the plugin is and raises.
         ConfigError: ``options`` don't fit the plugin's schema.
     """
-    return Loaded(plugin, create(plugin), options, file=file)
+    instance = create(plugin)
+    try:
+        return Loaded(plugin, instance, options, file=file)
+    except TrainbusError:
+        raise
+    except Exception as error:  # of a hook of the plugin's own, which would raise again at the next try
+        raise _broken(plugin, "can't say what it is", error) from error
 
 
 def create(plugin: Installed) -> object:
@@ -112,27 +120,40 @@ def check_hooks(plugin: Installed, instance: object) -> tuple[str, ...]:
     Raises:
         PluginError: A marked function is no hook, asks for an argument that the hook doesn't have, or there are no hooks at all.
     """
-    found = set()
+    for mistake in hook_mistakes(plugin, instance):
+        raise mistake
+    found = {hook for hook, _ in marked(instance)}
+    return tuple(hook for hook in SPECS if hook in found)
+
+
+def hook_mistakes(plugin: Installed, instance: object) -> Iterator[PluginError]:
+    """Everything that `check_hooks` refuses."""
+    found = marked(instance)
+    for hook, function in found:
+        if hook in SPECS:
+            yield from _wrong_arguments(plugin, hook, function)
+            continue
+        yield PluginError(
+            f"Plugin {plugin.name!r} ({plugin.target}): there is no hook named {hook!r}.{nearest(hook, SPECS)}",
+            hint=_expected(hook) or f"Hooks: {', '.join(SPECS)}.",
+            plugin=plugin.name,
+            found=hook,
+            allowed=list(SPECS),
+        )
+    if not found:
+        problem = f"Plugin {plugin.name!r} ({plugin.target}) implements no hook."
+        yield PluginError(problem, hint="Mark its hooks with @trainbus.hookimpl.", plugin=plugin.name, allowed=list(SPECS))
+
+
+def marked(instance: object) -> list[tuple[str, Any]]:
+    """The functions marked with `hookimpl`, each with the name of the hook that it says it is."""
+    found = []
     for attribute in dir(instance):
         function = getattr(instance, attribute, None)
         marks = getattr(function, f"{PROJECT}_impl", None)
-        if not inspect.isroutine(function) or not isinstance(marks, dict):
-            continue
-        hook = marks.get("specname") or attribute
-        if hook not in SPECS:
-            raise PluginError(
-                f"Plugin {plugin.name!r} ({plugin.target}): there is no hook named {hook!r}.{nearest(hook, SPECS)}",
-                hint=_expected(hook) or f"Hooks: {', '.join(SPECS)}.",
-                plugin=plugin.name,
-                found=hook,
-                allowed=list(SPECS),
-            )
-        _check_arguments(plugin, hook, function)
-        found.add(hook)
-    if not found:
-        problem = f"Plugin {plugin.name!r} ({plugin.target}) implements no hook."
-        raise PluginError(problem, hint="Mark its hooks with @trainbus.hookimpl.", plugin=plugin.name, allowed=list(SPECS))
-    return tuple(hook for hook in SPECS if hook in found)
+        if inspect.isroutine(function) and isinstance(marks, dict):
+            found.append((str(marks.get("specname") or attribute), function))
+    return found
 
 
 def check_config(name: str, schema: type[msgspec.Struct] | None, options: dict[str, Any], *, file: str = "") -> Any:
@@ -186,13 +207,13 @@ def _check_api(plugin: Installed, instance: object) -> int:
     return HOOK_API
 
 
-def _check_arguments(plugin: Installed, hook: str, function: Any) -> None:
+def _wrong_arguments(plugin: Installed, hook: str, function: Any) -> Iterator[PluginError]:
     allowed = SPECS[hook]
     for name, parameter in inspect.signature(function).parameters.items():
         free = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD) or parameter.default is not parameter.empty
         if free or name in allowed:
             continue
-        raise PluginError(
+        yield PluginError(
             f"Plugin {plugin.name!r} ({plugin.target}): hook {hook!r} has no argument named {name!r}.{nearest(name, allowed)}",
             hint=_expected(hook),
             plugin=plugin.name,

@@ -18,7 +18,7 @@ Pattern: TypeAlias = Annotated[str, Meta(min_length=1)]
 Samples: TypeAlias = Annotated[int, Meta(ge=1, le=1_000)]
 Count: TypeAlias = Annotated[int, Meta(ge=1, le=100_000)]
 Cooldown: TypeAlias = Annotated[int, Meta(ge=0, le=1_000_000)]
-Ratio: TypeAlias = Annotated[float, Meta(ge=0, le=1_000)]
+Ratio: TypeAlias = Annotated[float, Meta(ge=0, le=100_000)]
 Fraction: TypeAlias = Annotated[float, Meta(ge=0, le=1)]
 Deviations: TypeAlias = Annotated[float, Meta(ge=0, le=1_000)]
 
