@@ -1,10 +1,13 @@
 """One side of the race between a lease and a deletion, in a process of its own.
 
-python racer.py reader|deleter HOME OUT ROUNDS  →  one line of JSON: granted, refused, and what should not have been seen.
+python racer.py reader|deleter HOME OUT ROUNDS: says "enough" after so many rounds, of which some were granted and some refused, and
+races on until its standard input ends, so that the other side is never alone. Then one line of JSON: granted, refused, and what should
+not have been seen.
 """
 
 import json
 import sys
+import threading
 from pathlib import Path
 
 from tests.plugins.retention.support import record
@@ -40,8 +43,15 @@ def main():
     path, trash = out / "checkpoint-1", Trash(out, who=side)
     granted = refused = 0
     faults = []
+    over = threading.Event()
+    threading.Thread(target=lambda: (sys.stdin.read(), over.set()), daemon=True).start()
+    enough = False
     with Client(root=home) as client:
-        while granted + refused < rounds:
+        while not over.is_set():
+            if not enough and granted + refused >= rounds and granted and refused:
+                enough = True
+                sys.stdout.write("enough\n")
+                sys.stdout.flush()
             request = wire.TakeLease(resource=RESOURCE, holder=side, mode="shared" if side == "reader" else "exclusive", ttl=30.0)
             try:
                 lease = client.call(request, wire.Lease)

@@ -25,9 +25,14 @@ def broker(trainbus_home):
 def race(broker, out, rounds):
     make(out, 1)
     sides = [
-        subprocess.Popen([sys.executable, str(RACER), side, str(broker.root), str(out), str(rounds)], stdout=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            [sys.executable, str(RACER), side, str(broker.root), str(out), str(rounds)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )
         for side in ("reader", "deleter")
-    ]
+    ]  # fmt: skip
+    for side in sides:
+        assert side.stdout.readline() == "enough\n"
     answers = []
     for side in sides:
         output, _ = side.communicate()
@@ -41,9 +46,9 @@ def test_a_lease_raced_against_a_deletion(broker, tmp_path, rounds):
     """Whoever holds a lease reads a whole checkpoint; whoever deletes has it for himself; each is refused while the other holds it."""
     reader, deleter = race(broker, tmp_path / "out", rounds)
     assert reader["faults"] == deleter["faults"] == []
-    assert reader["granted"] + reader["refused"] == deleter["granted"] + deleter["refused"] == rounds
-    assert min(reader["granted"], deleter["granted"]) > 0
-    assert reader["refused"] + deleter["refused"] > 0
+    for side in (reader, deleter):
+        assert side["granted"] + side["refused"] >= rounds
+        assert min(side["granted"], side["refused"]) > 0
     assert verify(tmp_path / "out/checkpoint-1").faults == ()
     with Client(root=broker.root) as client:
         assert client.leases() == []
