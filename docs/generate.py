@@ -29,12 +29,13 @@ from trainbus.cli.app import cli
 from trainbus.cli.lazy import GROUPS, LAZY
 from trainbus.plugins.anomaly.catalogue import ALL_RULES, RulesConfig
 from trainbus.plugins.sinks import config as sinks
+from trainbus.plugins.watch.config import FileConfig, WatchConfig
 
 DOCS = Path(__file__).parent
 BLOCK = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 CLAUSE = re.compile(r"\bD(10|[1-9])\b")
 HELP_WIDTH = 100
-SINKS: dict[str, type[msgspec.Struct]] = {
+DESCRIBED: dict[str, type[msgspec.Struct]] = {
     "jsonl": sinks.JsonlConfig,
     "parquet": sinks.ParquetConfig,
     "tensorboard": sinks.TensorboardConfig,
@@ -43,7 +44,10 @@ SINKS: dict[str, type[msgspec.Struct]] = {
     "trackio": sinks.TrackioConfig,
     "prometheus": sinks.PrometheusConfig,
     "opentelemetry": sinks.OpenTelemetryConfig,
+    "watch": WatchConfig,
+    "watch_files": FileConfig,
 }
+"""Sections of plugins whose Structs describe their fields: for each a block ``NAME_settings``."""
 
 
 def bus_settings() -> str:
@@ -273,7 +277,7 @@ def rights() -> str:
 GENERATORS: dict[str, Callable[[], str]] = {
     one.__name__: one
     for one in (bus_settings, commands, event_kinds, messages, requests, results, frames, hooks, context, proofs, rights, anomaly_rules)
-} | {f"{name}_settings": partial(settings_of, schema) for name, schema in SINKS.items()}
+} | {f"{name}_settings": partial(settings_of, schema) for name, schema in DESCRIBED.items()}
 
 
 def current(page: str) -> str:

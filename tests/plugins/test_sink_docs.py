@@ -1,4 +1,4 @@
-"""The page of the sinks says what their schemas say; the generated tables are checked with all others."""
+"""The pages of sinks and watch say what their schemas say; the generated tables are checked with all others."""
 
 import re
 import tomllib
@@ -10,6 +10,9 @@ import pytest
 
 from trainbus.errors import PluginError
 from trainbus.plugins.sinks import plugin
+from trainbus.plugins.watch.config import FileConfig, WatchConfig
+from trainbus.plugins.watch.plugin import WatchPlugin
+from trainbus.testing.context import PluginHarness
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "plugins" / "sinks.md").read_text()
@@ -46,3 +49,14 @@ def test_a_sink_whose_library_is_missing_says_what_to_install(name):
     with pytest.raises(PluginError, match=f"The plugin {name} needs the module no_such_module") as caught:
         plugin.library("no_such_module", name)
     assert caught.value.hint == f"pip install 'trainbus[{name}]'"
+
+
+def test_the_example_of_the_watch_page_works(tmp_path):
+    """Its patterns too; every key of its tables has a meaning."""
+    page = (ROOT / "docs" / "plugins" / "watch.md").read_text()
+    content = tomllib.loads(re.search(r"```toml\n(.*?)```", page, re.DOTALL)[1])
+    harness = PluginHarness(WatchPlugin(), config=content["plugin"]["watch"], directory=tmp_path)
+    harness.start()
+    for key in (*WatchConfig.__struct_fields__, *FileConfig.__struct_fields__):
+        (line,) = [line for line in page.splitlines() if line.startswith(f"| `{key}` |")]
+        assert re.search(r"[.\w]+ \|$", line), line

@@ -39,12 +39,14 @@ class Memory(msgspec.Struct):
         total: The steps of the training by its progress bar: the longest bar without a label.
         bar: How far that bar is.
         shown: Values that a bar goes on showing, by name: only a change is news.
+        finished: The output has said that the training is complete, as transformers' last line does.
     """
 
     step: int = 0
     total: int = 0
     bar: int = 0
     shown: dict[str, str] = {}
+    finished: bool = False
 
 
 class LineStats(msgspec.Struct, frozen=True, kw_only=True):
@@ -191,7 +193,10 @@ def _transformers(line: str, memory: Memory) -> Row | None:
     if start < 0 or not line.endswith("}"):
         return None
     row = {name: value for name, text in _PAIR.findall(line[start:]) if (value := number(text)) is not None}
-    if "epoch" not in row or "train_runtime" in row:  # the last one sums the training up: no step logged it
+    if "train_runtime" in row:  # the last one sums the training up: no step logged it
+        memory.finished = True
+        return None
+    if "epoch" not in row:
         return None
     return row if "loss" in row or any(name.startswith("eval_") for name in row) else None
 

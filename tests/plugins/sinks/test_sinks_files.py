@@ -154,8 +154,9 @@ def test_a_torn_line_is_cut_off_and_a_deleted_folder_is_written_anew(bus, tmp_pa
     one.commit()
     one.kill()
     with (out / "r-1.jsonl").open("a") as stream:
-        stream.write('{"kind": "st')
+        stream.write('{"kind": "st' + "." * 10_000)
     one.start()
+    assert [line["step"] for line in lines(out)] == [0, 1, 2]
     one.publish(Step(run="r-1", step=3))
     one.write()
     assert [line["step"] for line in lines(out)] == [0, 1, 2, 3]

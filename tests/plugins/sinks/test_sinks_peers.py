@@ -130,7 +130,7 @@ def wandb_records(file):
 
     content = file.read_bytes()
     assert content[:7] == b":W&B\xe1\xbe\x00"
-    place, parts, found = 7, b"", []
+    place, parts, parted, found = 7, b"", False, []
     while place < len(content):
         if BLOCK - place % BLOCK < 7:
             place += BLOCK - place % BLOCK
@@ -138,12 +138,13 @@ def wandb_records(file):
         checksum, length, form = struct.unpack_from("<IHB", content, place)
         part = content[place + 7 : place + 7 + length]
         assert zlib.crc32(bytes([form]) + part) == checksum
-        parts += part
-        if form in (1, 4):
+        assert parted == (form in (3, 4))
+        parts, parted = parts + part, form in (2, 3)
+        if not parted:
             found.append(wandb_internal_pb2.Record.FromString(parts))
             parts = b""
         place += 7 + length
-    assert parts == b""
+    assert not parted
     return found
 
 

@@ -1,9 +1,9 @@
 """Files, with the position up to which they are whole: what a crash left beyond is cut off, so that every event is in them once.
 
 The ledger lies beside the files, in SQLite: the lengths of the files and the position change in one transaction, after the data has
-been synced to the disk. At the start each file is cut to the length that the ledger says, and new files that it only intended are
-removed. Whoever deletes the folder gets everything that the journal has anew; whoever puts it under another journal gets that one's
-events behind what is there.
+been synced to the disk. At the start each file is cut to the length that the ledger says; new files that it only intended are removed
+when their events are written again. Whoever deletes the folder gets everything that the journal has anew; whoever puts it under
+another journal gets that one's events behind what is there.
 """
 
 from __future__ import annotations
@@ -46,7 +46,6 @@ class Ledger:
             self.position: int = row[1] if row is not None and row[0] == journal else -1
             self.lengths: dict[str, int] = dict(self._database.execute("SELECT name, length FROM files"))
             self._cut()
-            self._forget_intended()
         except (OSError, sqlite3.Error) as error:
             raise SinkError(f"{folder} can't be used: {error}.", hint="Is the disk full, or the folder another's?") from error
 
@@ -54,7 +53,7 @@ class Ledger:
         """Append a piece to each of some files and move the position: all of it, or after a crash nothing.
 
         Raises:
-            OSError: A piece can't be written; what was is cut off by the next call.
+            OSError: A piece can't be written. The next call must bring the same events again, first.
         """
         grown = {}
         for name, piece in pieces.items():
@@ -64,8 +63,7 @@ class Ledger:
             if new:
                 path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("r+b" if not new else "xb") as stream:
-                stream.truncate(length)  # what an earlier try of this same batch has left
-                stream.seek(length)
+                stream.seek(length)  # over what an earlier try has left: this one has the same events, and perhaps more
                 stream.write(piece)
                 stream.flush()
                 os.fsync(stream.fileno())
