@@ -119,6 +119,18 @@ def test_a_tensorboard_folder_gives_a_step_for_each_row_once_it_is_whole(tmp_pat
     assert again.look() == []
 
 
+def test_what_transformers_writes_at_the_end_is_the_end_and_no_metric(tmp_path):
+    """A folder that is not there yet has nothing."""
+    file = tmp_path / "runs" / "events.out.tfevents.1.host"
+    feed = TensorboardFeed(file.parent, FeedPlace(), quiet=0.0)
+    assert feed.look() == []
+    file.parent.mkdir()
+    last = [("train/loss", 2.0), ("train/train_runtime", 9.0), ("train/train_loss", 3.0), ("train/total_flos", 0.0)]
+    file.write_bytes(tfevents.version(1.0) + b"".join(tfevents.scalars(1.0, 5, [one]) for one in last))
+    assert facts(feed.look()) == [("step", 5, {"loss": 2.0})]
+    assert feed.place.finished
+
+
 def test_a_file_that_is_none_of_tensorboards_is_named_and_holds_up_no_other(tmp_path):
     """What the others have comes first."""
     (tmp_path / "events.out.tfevents.1.bad").write_bytes(b"\xff" * 100)

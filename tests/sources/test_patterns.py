@@ -38,6 +38,18 @@ def test_transformers_dictionaries_are_steps_and_evals_at_the_step_of_the_bar():
     assert evaluated == Eval(step=20, metrics={"loss": 1.9, "runtime": 0.3})
 
 
+def test_a_bar_that_is_late_is_corrected_by_the_epoch():
+    """tqdm draws ten times a second; the output of a real, fast Trainer with logging_steps=2."""
+    found = read(
+        "  0%|          | 0/20 [00:00<?, ?it/s]",
+        " 30%|###       | 6/20 [00:00<00:00, 49.1it/s]\r{'loss': '1.3', 'epoch': '0.75'}",
+        "{'loss': '1.2', 'epoch': '1'}",
+        " 45%|####      | 9/20 [00:00<00:00, 49.1it/s]\r{'loss': '1.1', 'epoch': '1.25'}",
+        "{'eval_loss': '1.0', 'epoch': '1.25'}",
+    )
+    assert [(event.kind, event.step) for event in found] == [("step", 6), ("step", 8), ("step", 10), ("eval", 10)]
+
+
 def test_without_a_bar_the_dictionaries_are_counted():
     """A log of standard output alone has no bar: tqdm writes to standard error."""
     found = read(*["{'loss': 1.0, 'epoch': 0.5}"] * 3, "{'eval_loss': 0.9, 'epoch': 1.0}", "{'loss': 1.0, 'epoch': 1.1}")

@@ -30,6 +30,8 @@ PASSED = (events.Step, events.Eval, events.Sample, events.Metric, events.Phase)
 MAX_MARKS = 64
 """Earlier lengths of a trainer_state.json that are remembered: a training that is resumed goes on from one of them."""
 QUIET_SECONDS = 1.0
+SUMMARY = "train/train_runtime"
+"""A scalar that transformers writes when a training is complete."""
 RECORDS = 5_000
 """Records of a TensorBoard file that one look reads."""
 
@@ -193,6 +195,8 @@ class TensorboardFeed:
 
     def look(self) -> list[events.Event]:
         """The events of the records that have come."""
+        if not self._path.exists():
+            return []
         made: list[events.Event] = []
         problem: OSError | DataError | None = None
         for file in sorted(self._path.rglob(tensorboard.PATTERN)) if self._path.is_dir() else [self._path]:
@@ -232,7 +236,16 @@ class TensorboardFeed:
         if rows and (more or not still):
             behind = rows.pop()[1]
         self.place.files[name] = behind
-        return [event for row, _ in rows for event in from_row(row, "", 0)]
+        if rows:
+            self.place.finished = any(SUMMARY in row for row, _ in rows)
+        return [event for row, _ in rows for event in from_row(_without_summary(row), "", 0)]
+
+
+def _without_summary(row: dict[str, Any]) -> dict[str, Any]:
+    """What transformers adds to the last row when a training is complete is no metric of its last step."""
+    if SUMMARY not in row:
+        return row
+    return {name: value for name, value in row.items() if not name.startswith("train/train_") and name != "train/total_flos"}
 
 
 def state_file(folder: Path) -> Path | None:

@@ -19,7 +19,7 @@ import msgspec
 
 from trainbus.bus import events
 from trainbus.errors import ConfigError
-from trainbus.sources.rows import EVAL_PREFIXES, from_row, step_of
+from trainbus.sources.rows import EVAL_PREFIXES, MAX_STEP, from_row, step_of
 
 Row: TypeAlias = dict[str, float]
 
@@ -37,7 +37,7 @@ class Memory(msgspec.Struct):
     Args:
         step: The last step that was given out.
         total: The steps of the training by its progress bar: the longest bar without a label.
-        bar: How far that bar is.
+        bar: How far that bar is; ``pace``: the steps of an epoch, as far as bar and epochs tell.
         shown: Values that a bar goes on showing, by name: only a change is news.
         finished: The output has said that the training is complete, as transformers' last line does.
     """
@@ -45,6 +45,7 @@ class Memory(msgspec.Struct):
     step: int = 0
     total: int = 0
     bar: int = 0
+    pace: float = 0.0
     shown: dict[str, str] = {}
     finished: bool = False
 
@@ -180,6 +181,8 @@ def _row(match: re.Match[str] | None) -> Row | None:
 # --- transformers, TRL, Axolotl, LLaMA-Factory: {'loss': 2.1, 'grad_norm': 0.9, 'learning_rate': 5e-05, 'epoch': 0.01} ---
 
 _PAIR = re.compile(rf"""['"]([^'"]+)['"]: (?:np\.float\d+\()?['"]?({NUMBER})['"]?\)?(?=[,}}])""", re.IGNORECASE)
+EXACT_STEPS = 1000
+"""Up to here an epoch of four digits names the step exactly."""
 _BAR = re.compile(r"^\s*\d+%\|[^|]*\| *(\d+)/(\d+) \[")
 
 
@@ -196,9 +199,15 @@ def _transformers(line: str, memory: Memory) -> Row | None:
     if "train_runtime" in row:  # the last one sums the training up: no step logged it
         memory.finished = True
         return None
-    if "epoch" not in row:
+    if not row.get("epoch", -1.0) >= 0 or not ("loss" in row or any(name.startswith("eval_") for name in row)):
         return None
-    return row if "loss" in row or any(name.startswith("eval_") for name in row) else None
+    # A bar is drawn ten times a second at most, so behind a fast training it is late. The epoch is not.
+    if row["epoch"] > 0:
+        memory.pace = max(memory.pace, memory.bar / row["epoch"])
+    reached = round(row["epoch"] * memory.pace) if memory.pace < MAX_STEP else 0
+    if 0 < reached < EXACT_STEPS:
+        row["step"] = max(reached, memory.bar, memory.step + ("loss" in row))
+    return row
 
 
 # --- nanoGPT ---
