@@ -1,8 +1,13 @@
 """Sinks of other programs, read back by these programs' own readers; each told a story, then killed at every moment."""
 
+import gzip
+import json
 import math
+import os
 import random
 import struct
+import subprocess
+import sys
 import threading
 import zlib
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -221,6 +226,61 @@ def test_wandbs_own_offline_run_is_read_by_the_reader_of_these_tests(tmp_path, m
     rows = history(file)
     assert rows[0]["loss"] == 1.0
     assert math.isnan(rows[1]["loss"])
+
+
+@pytest.fixture
+def wandb_server():
+    """As much of W&B's server as `wandb sync` asks for, on loopback: its address, and what was streamed to it."""
+    streamed = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            if self.headers.get("Content-Encoding") == "gzip":
+                body = gzip.decompress(body)
+            asked, answer = json.loads(body), {}
+            if "upsertBucket" in asked.get("query", ""):
+                project = {"id": "cA==", "name": "p", "entity": {"id": "ZQ==", "name": "team"}}
+                bucket = {"id": "aWQ=", "name": "r-1", "displayName": "r-1", "config": "{}", "project": project, "historyLineCount": 0}
+                answer = {"data": {"upsertBucket": {"bucket": bucket, "inserted": True}}}
+            elif "files" in asked:
+                streamed.append(asked)
+            content = json.dumps(answer).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *arguments):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}", streamed
+    server.shutdown()
+    thread.join(10)
+    server.server_close()
+
+
+@pytest.mark.slow
+def test_wandb_itself_syncs_the_offline_run_to_a_server(bus, tmp_path, wandb_server):
+    """Its own reader: rows, summary and exit code arrive, NaN as NaN."""
+    url, streamed = wandb_server
+    one = bus(WandbSink, directory=str(tmp_path / "out"), project="p", entity="team")
+    one.publish(*story())
+    one.write()
+    settings = {"WANDB_BASE_URL": url, "WANDB_API_KEY": "a" * 40, "HOME": str(tmp_path), "WANDB_ERROR_REPORTING": "false", "NO_PROXY": "*"}
+    program = [sys.executable, "-m", "wandb", "sync", "--yes", str(wandb_file(tmp_path / "out").parent)]
+    environment = {**os.environ, **settings}
+    result = subprocess.run(program, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=100)
+    assert result.returncode == 0, result.stderr
+    lines = [json.loads(line) for part in streamed for line in part["files"].get("wandb-history.jsonl", {}).get("content", ())]
+    assert [row["step"] for row in lines] == [1, 2, 3, 4, 5, 5, 5]
+    assert math.isnan(lines[2]["loss"])
+    assert json.loads(streamed[-1]["files"]["wandb-summary.json"]["content"][-1])["loss"] == 0.2
+    assert (streamed[-1]["complete"], streamed[-1]["exitcode"]) == (True, 3)
 
 
 # --- MLflow: its import takes seconds ---

@@ -70,7 +70,10 @@ class HostContext:
 
     def _left_behind(self) -> bool:
         name, own = f"plugin:{self.name}", getattr(self._publisher, "source", "")
-        return any(one.name == name and one.source != own and one.waiting and not one.problem for one in spools(self._root))
+        try:
+            return any(one.name == name and one.source != own and one.waiting and not one.problem for one in spools(self._root))
+        except FileNotFoundError:  # one is just being removed: look again
+            return True
 
     def command(self, run: str, verb: str, *, reason: str = "", **arguments: Any) -> Awaitable[str]:
         """Ask a run for something. It is on its way also when nobody awaits it; a refusal is then logged. Callable from any thread."""
