@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from trainbus.bus.events import Eval
+from trainbus.bus.events import Command, Eval
 from trainbus.errors import ConfigError
 from trainbus.plugins.watch.plugin import WatchPlugin
 from trainbus.plugins.watch.watched import run_of
@@ -144,6 +144,18 @@ def test_a_log_that_stands_still_is_a_lost_run_if_that_is_wanted(watching, tmp_p
     ended = one.context.history[-1]
     assert (ended.kind, ended.outcome, ended.run) == ("run_ended", "lost", "mine")
     assert len(one.context.history) == 3
+
+
+def test_a_command_for_a_watched_run_is_refused_with_the_reason(watching, tmp_path):
+    """Those for others are not its business."""
+    log = tmp_path / "log.jsonl"
+    log.write_text('{"step": 1, "loss": 1.0}\n')
+    one = watching(files=[{"path": str(log), "run": "mine"}])
+    one.look()
+    one.harness.feed(Command(run="other", id="1", verb="pause"), Command(run="mine", id="2", verb="pause"))
+    (answer,) = [event for event in one.context.published if event.kind == "command_result"]
+    assert (answer.run, answer.command, answer.verb, answer.state) == ("mine", "2", "pause", "refused")
+    assert "does not listen" in answer.reason
 
 
 def test_a_log_that_can_not_be_read_is_an_alert_until_it_can(watching, tmp_path):

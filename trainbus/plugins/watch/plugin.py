@@ -87,6 +87,13 @@ class WatchPlugin:
         self._flushed = await context.flush(FLUSH_SECONDS)
         return 0.0 if more and self._flushed else context.config.interval
 
+    @hookimpl
+    def on_command(self, event: events.Command, context: Context) -> None:
+        """Nobody can reach a training through its log: say so, rather than let people wait."""
+        if any(watched.run == event.run for watched in self._watched.values()):
+            reason = "the run is watched by its log: its training does not listen"
+            context.publish(events.CommandResult(run=event.run, command=event.id, verb=event.verb, state="refused", reason=reason))
+
     def stats(self) -> WatchStats:
         """Counts."""
         every = self._watched.values()
