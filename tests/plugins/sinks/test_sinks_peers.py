@@ -16,11 +16,12 @@ import pytest
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 
 from tests.plugins.sinks.conftest import START, story
+from tests.support import wait_for
 from trainbus.bus.events import RunStarted, Step
 from trainbus.errors import ConfigError
 from trainbus.plugins.sinks.mlflow import MlflowSink
 from trainbus.plugins.sinks.opentelemetry import OpenTelemetrySink
-from trainbus.plugins.sinks.wandb import BLOCK, WandbSink, framed
+from trainbus.plugins.sinks.wandb import BLOCK, HEAD, WandbSink, framed
 
 
 def killed_at_random(one, seed, steps=60):
@@ -134,7 +135,7 @@ def wandb_records(file):
     from wandb.proto import wandb_internal_pb2
 
     content = file.read_bytes()
-    assert content[:7] == b":W&B\xe1\xbe\x00"
+    assert content[:7] == HEAD
     place, parts, parted, found = 7, b"", False, []
     while place < len(content):
         if BLOCK - place % BLOCK < 7:
@@ -203,7 +204,7 @@ def test_long_and_many_records_cross_blocks(tmp_path):
         record = wandb_internal_pb2.Record()
         record.uuid = "x" * chance.choice((0, 10, 1000, 32_750, 32_760, 70_000))
         records.append(record.SerializeToString())
-    content = b":W&B\xe1\xbe\x00"
+    content = HEAD
     for start in range(0, 200, 7):
         content += framed(records[start : start + 7], len(content))
     file = tmp_path / "run.wandb"
@@ -223,6 +224,7 @@ def test_wandbs_own_offline_run_is_read_by_the_reader_of_these_tests(tmp_path, m
     run.log({"loss": math.nan})
     run.finish()
     (file,) = tmp_path.rglob("run-theirs.wandb")
+    wait_for(lambda: file.stat().st_size > len(HEAD), 60.0, what="wandb-core to write")  # `finish` does not wait for it
     rows = history(file)
     assert rows[0]["loss"] == 1.0
     assert math.isnan(rows[1]["loss"])

@@ -94,6 +94,8 @@ class Outflow:
         """Read what lies between the peer's position and the head of the journal: after a crash the host goes on behind it. Once."""
         while not self._caught_up:
             async with self._catching_up:
+                if self._caught_up:  # while this one waited for its turn
+                    return
                 try:
                     async for event in self._context.aquery(after=self._taken):
                         await self._take(event)
