@@ -11,6 +11,7 @@ import inspect
 import re
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,20 +28,40 @@ from trainbus.bus.credentials import ROLES
 from trainbus.cli.app import cli
 from trainbus.cli.lazy import GROUPS, LAZY
 from trainbus.plugins.anomaly.catalogue import ALL_RULES, RulesConfig
+from trainbus.plugins.sinks import config as sinks
+from trainbus.plugins.watch.config import FileConfig, WatchConfig
 from trainbus.testing.recordings import RECORDED, recorded
 
 DOCS = Path(__file__).parent
 BLOCK = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 CLAUSE = re.compile(r"\bD(10|[1-9])\b")
 HELP_WIDTH = 100
+DESCRIBED: dict[str, type[msgspec.Struct]] = {
+    "jsonl": sinks.JsonlConfig,
+    "parquet": sinks.ParquetConfig,
+    "tensorboard": sinks.TensorboardConfig,
+    "mlflow": sinks.MlflowConfig,
+    "wandb": sinks.WandbConfig,
+    "trackio": sinks.TrackioConfig,
+    "prometheus": sinks.PrometheusConfig,
+    "opentelemetry": sinks.OpenTelemetryConfig,
+    "watch": WatchConfig,
+    "watch_files": FileConfig,
+}
+"""Sections of plugins whose Structs describe their fields: for each a block ``NAME_settings``."""
 
 
 def bus_settings() -> str:
     """The keys of ``[bus]``."""
+    return settings_of(BusConfig)
+
+
+def settings_of(schema: type[msgspec.Struct]) -> str:
+    """The keys of a section whose Struct describes its fields."""
     rows = ["| key | default | allowed | meaning |", "| --- | --- | --- | --- |"]
-    for setting in settings(BusConfig):
-        default = f"`{toml_value(setting.default)}`" if setting.default is not None else "not set"
-        rows.append(f"| `{setting.name}` | {default} | {setting.allowed} | {setting.meaning} |")
+    for setting in settings(schema):
+        default = "must be there" if setting.required else "not set" if setting.default is None else f"`{toml_value(setting.default)}`"
+        rows.append(f"| `{setting.name}` | {default} | {setting.allowed.replace('|', chr(92) + '|')} | {setting.meaning} |")
     return "\n".join(rows)
 
 
@@ -277,7 +298,7 @@ GENERATORS: dict[str, Callable[[], str]] = {
         anomaly_rules,
         recorded_histories,
     )
-}
+} | {f"{name}_settings": partial(settings_of, schema) for name, schema in DESCRIBED.items()}
 
 
 def current(page: str) -> str:

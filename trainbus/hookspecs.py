@@ -81,9 +81,19 @@ class Context(Protocol):
     logger: logging.Logger
     state: MutableMapping[str, Any]
     """Durable small values (anything that msgpack can hold), committed together with the cursor."""
+    journal: str
+    """Identity of the journal that offsets belong to: whoever keeps an offset elsewhere than in `state` keeps this beside it."""
 
     def publish(self, event: events.Event) -> None:
         """Publish an event. Fills in source, seq, time and, where it is empty, the run of the event being handled. Never blocks."""
+
+    async def flush(self, timeout: float = 10.0) -> bool:
+        """Wait until the journal has everything that this plugin has published, also what a process of it that died has left.
+
+        Returns:
+            False when it has not within ``timeout`` seconds. Nothing is lost then either: it is on its way.
+        """
+        raise NotImplementedError
 
     def command(self, run: str, verb: str, *, reason: str = "", **arguments: Any) -> Awaitable[str]:
         """Ask a run for something. The awaitable (which needs not be awaited) gives the command's id."""

@@ -10,9 +10,9 @@ from trainbus.errors import PluginError
 
 def test_an_installed_plugin_is_listed_with_its_distribution_and_version(site):
     """Name, target, distribution and version come from the package's metadata."""
-    module = site.install("watch", "class P: pass")
-    assert installed()["watch"].target == f"{module}:P"
-    assert (installed()["watch"].distribution, installed()["watch"].version) == ("watch-dist", "1.2.3")
+    module = site.install("patience", "class P: pass")
+    assert installed()["patience"].target == f"{module}:P"
+    assert (installed()["patience"].distribution, installed()["patience"].version) == ("patience-dist", "1.2.3")
 
 
 def test_listing_never_imports_plugin_code(site):
@@ -24,11 +24,11 @@ def test_listing_never_imports_plugin_code(site):
 
 def test_an_unknown_name_is_answered_with_the_nearest_and_all_installed(site):
     """Somebody who types anomlay learns of anomaly."""
-    site.install("watch", "class P: pass")
-    with pytest.raises(PluginError, match=r"no plugin named 'wacth'. Did you mean 'watch'\?") as caught:
-        find("wacth")
-    assert "watch" in caught.value.hint
-    assert caught.value.facts["found"] == "wacth"
+    site.install("patience", "class P: pass")
+    with pytest.raises(PluginError, match=r"no plugin named 'patinece'. Did you mean 'patience'\?") as caught:
+        find("patinece")
+    assert "patience" in caught.value.hint
+    assert caught.value.facts["found"] == "patinece"
 
 
 def test_a_plugin_in_development_is_named_after_its_object():

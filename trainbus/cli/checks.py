@@ -32,6 +32,7 @@ EXTRAS = {
     "web": ("aiohttp", "tsdownsample"),
     "parquet": ("pyarrow",),
     "notify": ("apprise",),
+    "sinks": ("mlflow-skinny", "wandb", "trackio", "prometheus-client", "opentelemetry-sdk", "opentelemetry-exporter-otlp-proto-http"),
 }
 """The packages that an extra brings along."""
 

@@ -48,6 +48,7 @@ class MemoryContext:
         self.directory = directory or Path(tempfile.mkdtemp(prefix=f"trainbus-{name}-"))
         self.logger = logging.getLogger(f"trainbus.plugin.{name}")
         self.state: dict[str, Any] = {}
+        self.journal = "memory"
         self.history: list[events.AnyEvent] = []
         self.published: list[events.Event] = []
         self.commands: list[SentCommand] = []
@@ -61,6 +62,10 @@ class MemoryContext:
             event.run = event.run or self.handling.run
             event.time = event.time or self.handling.time
         self.published.append(event)
+
+    async def flush(self, timeout: float = 10.0) -> bool:
+        """Everything is where it belongs at once."""
+        return True
 
     def command(self, run: str, verb: str, *, reason: str = "", **arguments: Any) -> Awaitable[str]:
         """Keep the command in `commands`."""

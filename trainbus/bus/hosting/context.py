@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, MutableMapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 from trainbus.bus.client import AsyncClient, Client
+from trainbus.bus.drain import drain_orphans, spools
 from trainbus.bus.events import AnyEvent, Event
 from trainbus.bus.hosting.dispatch import handled_run
 from trainbus.bus.hosting.silent import SilentPublisher
 from trainbus.bus.publisher import Publisher
-from trainbus.errors import RefusedError
+from trainbus.errors import RefusedError, UnreachableError
 from trainbus.hookspecs import HeldLease, LeaseRefusedError
+
+FLUSH_POLL = 0.05
+"""Seconds between looks at what a dead process of the plugin has left."""
+DRAIN_PATIENCE = 2.0
+"""Seconds without an acknowledgement after which sending it is tried anew."""
 
 
 class HostContext:
@@ -33,8 +40,10 @@ class HostContext:
         publisher: Publisher | SilentPublisher,
         client: AsyncClient,
         announced: Callable[[str], None],
+        journal: str = "",
     ) -> None:
         self.name = name
+        self.journal = journal
         self.config = config
         self.directory = directory
         self.logger = logger
@@ -54,6 +63,26 @@ class HostContext:
         if not event.run:
             event.run = handled_run.get()
         self._publisher.publish(event)
+
+    async def flush(self, timeout: float = 10.0) -> bool:
+        """Wait until the journal has everything that this plugin has published, also what a process of it that died has left."""
+        end = time.monotonic() + timeout
+        while await asyncio.to_thread(self._left_behind):
+            if time.monotonic() > end:
+                return False
+            await asyncio.sleep(FLUSH_POLL)
+        return await asyncio.to_thread(self._publisher.flush, max(0.0, end - time.monotonic()))
+
+    def _left_behind(self) -> bool:
+        """Whether a dead process of this plugin has left events. They are sent here, in case that nobody else does."""
+        name, own = f"plugin:{self.name}", getattr(self._publisher, "source", "")
+        try:
+            if not any(one.name == name and one.source != own and one.waiting and not one.problem for one in spools(self._root)):
+                return False
+            drain_orphans(self._root, patience=DRAIN_PATIENCE)
+        except (FileNotFoundError, UnreachableError):  # one is just being removed, or no broker is there
+            pass
+        return True
 
     def command(self, run: str, verb: str, *, reason: str = "", **arguments: Any) -> Awaitable[str]:
         """Ask a run for something. It is on its way also when nobody awaits it; a refusal is then logged. Callable from any thread."""

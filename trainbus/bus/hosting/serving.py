@@ -101,6 +101,7 @@ class Serving:
             publisher=publisher,
             client=client,
             announced=announced,
+            journal=cursor.journal,
         )
         self._dispatcher = Dispatcher(loaded, self._context, self._delivery, logger)
 

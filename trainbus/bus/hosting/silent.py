@@ -25,6 +25,10 @@ class SilentPublisher:
                 self._key,
             )
 
+    def flush(self, timeout: float = 5.0) -> bool:
+        """There is nothing to wait for."""
+        return True
+
     def close(self, timeout: float = 5.0) -> bool:
         """There is nothing to wait for."""
         return True

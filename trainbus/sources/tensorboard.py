@@ -9,11 +9,11 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from trainbus.bus import events
 from trainbus.errors import DataError
-from trainbus.plugins.anomaly.backtest.readers import from_rows
+from trainbus.sources.rows import from_rows
 
 PATTERN = "*tfevents*"
 MAX_RECORD = 64 * 1024 * 1024
@@ -44,21 +44,31 @@ def read_folder(folder: Path) -> Iterator[events.AnyEvent]:
 
 
 def _scalars(file: Path) -> Iterator[tuple[int, float, str, float]]:
-    for body in _records(file):
-        time, step, summaries = 0.0, 0, []
-        for number, value in _fields(body, file):
+    with file.open("rb") as stream:
+        for body, _ in records(stream, file):
+            yield from scalars(body, file)
+
+
+def scalars(body: bytes, file: Path) -> Iterator[tuple[int, float, str, float]]:
+    """Step, time, tag and value of each scalar of a record.
+
+    Raises:
+        DataError: The record is none of TensorBoard's.
+    """
+    time, step, summaries = 0.0, 0, []
+    for number, value in _fields(body, file):
+        if number == 1 and isinstance(value, bytes):
+            time = struct.unpack("<d", value)[0]
+        elif number == 2 and isinstance(value, int):
+            step = value
+        elif number == 5 and isinstance(value, bytes):
+            summaries.append(value)
+    for summary in summaries:
+        for number, value in _fields(summary, file):
             if number == 1 and isinstance(value, bytes):
-                time = struct.unpack("<d", value)[0]
-            elif number == 2 and isinstance(value, int):
-                step = value
-            elif number == 5 and isinstance(value, bytes):
-                summaries.append(value)
-        for summary in summaries:
-            for number, value in _fields(summary, file):
-                if number == 1 and isinstance(value, bytes):
-                    found = _value(value, file)
-                    if found is not None:
-                        yield step, time, *found
+                found = _value(value, file)
+                if found is not None:
+                    yield step, time, *found
 
 
 def _value(body: bytes, file: Path) -> tuple[str, float] | None:
@@ -85,17 +95,22 @@ def _tensor(body: bytes, file: Path) -> float | None:
     return float(struct.unpack(form, content)[0]) if size and len(content) == size else None
 
 
-def _records(file: Path) -> Iterator[bytes]:
-    with file.open("rb") as stream:
-        while len(head := stream.read(12)) == 12:
-            (length,) = struct.unpack("<Q", head[:8])
-            if length > MAX_RECORD:
-                raise DataError(f"{file} is no TensorBoard event file.", hint="Its first record is too long to be one.", file=str(file))
-            body = stream.read(length)
-            if len(body) < length:
-                return  # the writer died in the middle of this record
-            stream.read(4)
-            yield body
+def records(stream: BinaryIO, file: Path, start: int = 0) -> Iterator[tuple[bytes, int]]:
+    """Each whole record from the byte ``start`` on, with the byte at which the next one begins. A half one at the end is left.
+
+    Raises:
+        DataError: It is no event file.
+    """
+    stream.seek(start)
+    while len(head := stream.read(12)) == 12:
+        (length,) = struct.unpack("<Q", head[:8])
+        if length > MAX_RECORD:
+            raise DataError(f"{file} is no TensorBoard event file.", hint="Its first record is too long to be one.", file=str(file))
+        body = stream.read(length + 4)
+        if len(body) < length + 4:
+            return  # the writer died in the middle of this record, or is still at it
+        start += 12 + length + 4
+        yield body[:-4], start
 
 
 def _fields(body: bytes, file: Path) -> Iterator[tuple[int, int | bytes]]:

@@ -1,0 +1,1 @@
+"""The watch plugin: trainings that know nothing of trainbus, watched by the files that they write."""
