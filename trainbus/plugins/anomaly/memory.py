@@ -89,23 +89,24 @@ class RunMemory(Struct, array_like=True):
     samples: list[dict[str, Any]] = field(default_factory=list)
     ended: bool = False
 
-    def note(self, metric: str, step: int, value: float) -> bool:
-        """Add a value to the history; False when it belongs to one series too many."""
+    def history_of(self, metric: str) -> list[tuple[int, float]] | None:
+        """The last values of a series; None when it is one series too many."""
         values = self.history.get(metric)
-        if values is None:
-            if len(self.history) >= MAX_SERIES:
-                return False
+        if values is None and len(self.history) < MAX_SERIES:
             values = self.history[metric] = []
-        values.append((step, value))
-        if len(values) > HISTORY:
-            del values[0]
-        if metric[-4:] == "loss" and math.isfinite(value) and value != 0.0:
-            lowest = self.lowest.get(metric)
-            if lowest is None:
+        return values
+
+    def note(self, history: list[tuple[int, float]], metric: str, step: int, value: float, *, lowest: bool) -> None:
+        """Add a value to a history of `history_of`, and to the lowest ones where that is asked for."""
+        history.append((step, value))
+        if len(history) > HISTORY:
+            del history[0]
+        if lowest and value != 0.0 and math.isfinite(value):
+            known = self.lowest.get(metric)
+            if known is None:
                 self.lowest[metric] = Lowest(step, value)
-            elif value < lowest.value:
-                lowest.step, lowest.value = step, value
-        return True
+            elif value < known.value:
+                known.step, known.value = step, value
 
     def note_sample(self, sample: dict[str, Any]) -> None:
         """Remember one of the last samples."""
