@@ -16,7 +16,7 @@ from msgspec import Struct
 from trainbus.bus import events
 from trainbus.plugins.anomaly import incidents
 from trainbus.plugins.anomaly.evidence import told
-from trainbus.plugins.anomaly.memory import RunMemory, decode
+from trainbus.plugins.anomaly.memory import HISTORY, RunMemory, decode
 from trainbus.plugins.anomaly.observations import SILENCE, Observation, observations
 from trainbus.plugins.anomaly.rules import AnyRule, Finding
 from trainbus.plugins.anomaly.track import Track
@@ -175,7 +175,12 @@ class Detector:
             series = known.get(metric) or self._bind(memory, run, metric)
             if series is None:
                 continue
-            memory.note(series.history, metric, step, value, lowest=series.lowest)
+            history = series.history
+            history.append((step, value))
+            if len(history) > HISTORY:
+                del history[0]
+            if series.lowest:
+                memory.note_lowest(metric, step, value)
             if series.track is not None:
                 self._judge(memory, run, series, series.track, Observation(metric, step, time, value), alerts)
         self._values += len(metrics)
@@ -200,7 +205,11 @@ class Detector:
             series = self._series.setdefault(run, {}).get(one.metric) or self._bind(memory, run, one.metric)
             if series is None:
                 continue
-            memory.note(series.history, one.metric, one.step, one.value, lowest=series.lowest)
+            series.history.append((one.step, one.value))
+            if len(series.history) > HISTORY:
+                del series.history[0]
+            if series.lowest:
+                memory.note_lowest(one.metric, one.step, one.value)
             if series.track is not None:
                 self._judge(memory, run, series, series.track, one, alerts)
 

@@ -96,17 +96,15 @@ class RunMemory(Struct, array_like=True):
             values = self.history[metric] = []
         return values
 
-    def note(self, history: list[tuple[int, float]], metric: str, step: int, value: float, *, lowest: bool) -> None:
-        """Add a value to a history of `history_of`, and to the lowest ones where that is asked for."""
-        history.append((step, value))
-        if len(history) > HISTORY:
-            del history[0]
-        if lowest and value != 0.0 and math.isfinite(value):
-            known = self.lowest.get(metric)
-            if known is None:
-                self.lowest[metric] = Lowest(step, value)
-            elif value < known.value:
-                known.step, known.value = step, value
+    def note_lowest(self, metric: str, step: int, value: float) -> None:
+        """Remember the lowest value of a loss; neither an exact 0.0 nor a NaN is one."""
+        if value == 0.0 or not math.isfinite(value):
+            return
+        known = self.lowest.get(metric)
+        if known is None:
+            self.lowest[metric] = Lowest(step, value)
+        elif value < known.value:
+            known.step, known.value = step, value
 
     def note_sample(self, sample: dict[str, Any]) -> None:
         """Remember one of the last samples."""

@@ -60,11 +60,12 @@ class Track(Struct, array_like=True):
         values, ordered = self.values, self.ordered
         if values:
             if changes:
+                sizes, sizes_ordered = self.changes, self.changes_ordered
                 change = abs(value - values[-1])
-                self.changes.append(change)
-                insort(self.changes_ordered, change)
-                if len(self.changes) > WINDOW:
-                    del self.changes_ordered[bisect_left(self.changes_ordered, self.changes.pop(0))]
+                sizes.append(change)
+                insort(sizes_ordered, change)
+                if len(sizes) > WINDOW:
+                    del sizes_ordered[bisect_left(sizes_ordered, sizes.pop(0))]
             if step > self.step:
                 self.stride = step - self.step
         else:

@@ -114,7 +114,8 @@ class LevelShift(Rule[LevelShiftConfig, Sums]):
         noise = max(track.noise, 0.005 * abs(memory.level))
         if noise == 0.0:
             return None
-        z = max(-3.0, min(3.0, (value - memory.level) / noise))
+        z = (value - memory.level) / noise
+        z = 3.0 if z > 3.0 else -3.0 if z < -3.0 else z
         memory.level += noise * z * (config.forget if z > 0 else 5 * config.forget)
         if memory.sum <= 0.0:
             memory.since = observation.step

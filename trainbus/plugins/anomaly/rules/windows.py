@@ -215,8 +215,10 @@ class RateZScore(Rule[RateZConfig, Window]):
         z = 0.0
         if len(memory.values) >= config.min_samples:
             center = mean(memory.values)
-            spread = max(deviation(memory.values, center), config.floor * abs(last))
-            z = (change - center) / spread if spread > 0 else 0.0
+            floor = config.floor * abs(last)
+            if abs(change - center) > config.threshold * floor:  # most values end here, before the scatter is worked out
+                spread = max(deviation(memory.values, center), floor)
+                z = (change - center) / spread if spread > 0 else 0.0
         breaks = abs(z) > config.threshold
         memory.add(change, config.window, breaks=breaks)
         if not breaks:
