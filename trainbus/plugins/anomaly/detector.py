@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from trainbus.bus import events
 from trainbus.plugins.anomaly import incidents
+from trainbus.plugins.anomaly.causes import ACCUMULATION, StepSize, is_new_data
 from trainbus.plugins.anomaly.evidence import told
 from trainbus.plugins.anomaly.memory import HISTORY, RunMemory, decode
 from trainbus.plugins.anomaly.observations import SILENCE, Observation, observations
@@ -23,7 +24,7 @@ from trainbus.plugins.anomaly.track import Track
 
 MAX_RUNS = 32
 """Runs that are remembered; the one that was silent longest is forgotten first."""
-KINDS = ("run_started", "run_ended", "phase", "step", "eval", "sample", "checkpoint", "system", "metric")
+KINDS = ("run_started", "run_ended", "phase", "step", "eval", "sample", "checkpoint", "job", "system", "metric")
 """Kinds of events that it looks at; the plugin has a hook for each."""
 NOT_BUSY = frozenset({"train", "training"})
 """Phases in which steps are due."""
@@ -161,6 +162,14 @@ class Detector:
         rate = metrics.get("learning_rate")
         if rate is not None:
             memory.learning_rate = rate
+        if event.examples is not None and not event.rank:
+            size = memory.size.take(step, event.examples)
+            memory.odd = size == "odd"
+            if size == "changed":
+                self._start_baselines_anew(memory, run)
+        for name in ACCUMULATION:
+            if name in metrics and memory.size.accumulates(metrics[name]):
+                self._start_baselines_anew(memory, run)
         if self._watches_silence:
             if time > memory.clock > 0 and not memory.busy:
                 self._silence(memory, event, alerts, take=True)
@@ -194,6 +203,8 @@ class Detector:
             memory.ended = False
         elif isinstance(event, events.RunEnded):
             alerts += self._end(memory, event)
+        elif is_new_data(event):
+            self._start_baselines_anew(memory, run)
         elif isinstance(event, events.Checkpoint):
             memory.note_checkpoint(event)
         elif isinstance(event, events.Sample):
@@ -289,9 +300,21 @@ class Detector:
         memory.tracks.clear()
         self._series.pop(run, None)
         memory.clock, memory.busy = 0, False
+        memory.size, memory.odd = StepSize(), False
         for series in memory.memories.values():
             for name in [name for name in series if not self._by_name[name].survives]:
                 del series[name]
+
+    def _start_baselines_anew(self, memory: RunMemory, run: str) -> None:
+        """Other data, or steps of another size: levels and noise of before say nothing about now. Schedule, speed and bests go on."""
+        dependent = {rule.name for rule in self.rules if rule.of_data}
+        for metric, known in memory.memories.items():
+            names = dependent & known.keys()
+            if names:
+                memory.tracks.pop(metric, None)
+                for name in names:
+                    del known[name]
+        self._series.pop(run, None)
 
     def _end(self, memory: RunMemory, event: events.RunEnded) -> list[events.Alert]:
         """Close what is open and keep only the bests. A lost run may come back as if nothing had been."""

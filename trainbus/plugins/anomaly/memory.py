@@ -9,6 +9,7 @@ import msgspec
 from msgspec import Struct, field
 
 from trainbus.bus.events import Alert, Checkpoint
+from trainbus.plugins.anomaly.causes import StepSize
 from trainbus.plugins.anomaly.figures import Figures
 from trainbus.plugins.anomaly.incidents import Episode, Incident
 from trainbus.plugins.anomaly.track import Track
@@ -39,6 +40,22 @@ class Lowest(Struct, array_like=True):
     value: float
 
 
+class Following(Struct, array_like=True):
+    """A snapshot that still lacks the events after its alert.
+
+    Args:
+        path: Of the snapshot.
+        first: Offset after which its events begin.
+        alert: Offset of the alert.
+        left: So many events of the run are still to come.
+    """
+
+    path: str
+    first: int
+    alert: int
+    left: int
+
+
 class RunMemory(Struct, array_like=True):
     """One run.
 
@@ -55,6 +72,9 @@ class RunMemory(Struct, array_like=True):
         kept: Alerts for which a snapshot was made.
         samples: The last ones, for snapshots.
         ended: The run has ended.
+        size: How many examples a step sees.
+        odd: The last step saw another number than usual.
+        following: Snapshots that wait for the events after their alert.
         tracks: The windows of the watched series.
         memories: What each rule remembers, by series, then by rule.
         episodes: Rules that are broken now, by rule and series.
@@ -88,6 +108,9 @@ class RunMemory(Struct, array_like=True):
     kept: list[str] = field(default_factory=list)
     samples: list[dict[str, Any]] = field(default_factory=list)
     ended: bool = False
+    size: StepSize = field(default_factory=StepSize)
+    odd: bool = False
+    following: list[Following] = field(default_factory=list)
 
     def history_of(self, metric: str) -> list[tuple[int, float]] | None:
         """The last values of a series; None when it is one series too many."""

@@ -99,6 +99,7 @@ class LevelShift(Rule[LevelShiftConfig, Sums]):
 
     name: ClassVar[str] = "level_shift"
     kind: ClassVar[str] = "level_shift"
+    of_data: ClassVar[bool] = True
     uses_noise: ClassVar[bool] = True
     advice: ClassVar[str] = "Look what changed here: data file, learning rate, sequence length, a resume."
     memory = Sums

@@ -92,6 +92,7 @@ class LossSpike(Rule[LossSpikeConfig, Spike]):
 
     name: ClassVar[str] = "loss_spike"
     kind: ClassVar[str] = "loss_spike"
+    of_data: ClassVar[bool] = True
     uses_noise: ClassVar[bool] = True
     advice: ClassVar[str] = (
         "Look at the batch and the learning rate of this step; if the loss does not come back, resume from the checkpoint before it."
@@ -107,7 +108,7 @@ class LossSpike(Rule[LossSpikeConfig, Spike]):
             return None
         if memory.since < 0 and not self._begins(memory, observation, track):
             return None
-        return self._follow(memory, observation, track.stride)
+        return self._follow(memory, observation, track.stride, run)
 
     def _begins(self, memory: Spike, observation: Observation, track: Track) -> bool:
         """High enough to look closer? Then the level and the bars are fixed until the spike is over."""
@@ -133,7 +134,7 @@ class LossSpike(Rule[LossSpikeConfig, Spike]):
         memory.starts = [*memory.starts, track.count][-OFTEN:]
         return True
 
-    def _follow(self, memory: Spike, observation: Observation, stride: int) -> Finding | None:
+    def _follow(self, memory: Spike, observation: Observation, stride: int, run: RunMemory) -> Finding | None:
         config, value, level = self.config, observation.value, memory.level
         memory.high = ((memory.high << 1) | (value > memory.low)) & ((1 << config.within) - 1)
         # Half of the way keeps a spike going: it ends when the loss is back, not when it dips once.
@@ -147,7 +148,7 @@ class LossSpike(Rule[LossSpikeConfig, Spike]):
         if value <= (memory.low if lasting else memory.bar):
             return None
         warns = lasting or stride > 1 or rise > config.single
-        severity: Severity = config.severity if warns and not _is_habit(memory.starts) else "info"
+        severity: Severity = config.severity if warns and not run.odd and not _is_habit(memory.starts) else "info"
         message = f"{observation.metric} {value:.4g} at step {observation.step} is {rise:.0%} above {level:.4g}, its level before"
         message += f" step {memory.since}." if memory.seen > 1 else "."
         evidence = {
