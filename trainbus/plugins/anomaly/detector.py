@@ -26,6 +26,8 @@ MAX_RUNS = 32
 """Runs that are remembered; the one that was silent longest is forgotten first."""
 KINDS = ("run_started", "run_ended", "phase", "step", "eval", "sample", "checkpoint", "job", "system", "metric")
 """Kinds of events that it looks at; the plugin has a hook for each."""
+BACK = 3
+"""So many logged values behind the last one, a step is of a resume."""
 NOT_BUSY = frozenset({"train", "training"})
 """Phases in which steps are due."""
 
@@ -155,6 +157,8 @@ class Detector:
     def _step(self, memory: RunMemory, event: events.Step, alerts: list[events.Alert]) -> None:
         """Steps are most of all events: an `Observation` is made only where a rule looks at it."""
         run, step, time, metrics = event.run, event.step, event.time, event.metrics
+        if step <= memory.last_step and not event.rank and _goes_back(memory, step):
+            self._restart(memory, run)  # a resume that nothing has told of
         if event.epoch is not None:
             memory.epoch = event.epoch
         if event.rank:
@@ -324,6 +328,15 @@ class Detector:
         self._restart(memory, event.run)
         memory.ended = True
         return alerts
+
+
+def _goes_back(memory: RunMemory, step: int) -> bool:
+    """Whether a step is so far behind the last one that training has been resumed, and not just been told out of order."""
+    past = memory.history.get("loss") or next((one for one in memory.history.values() if len(one) > 1), [])
+    if len(past) < 2:
+        return False
+    stride = (past[-1][0] - past[0][0]) / (len(past) - 1)
+    return past[-1][0] - step >= BACK * max(stride, 1)
 
 
 def _matches(metric: str, patterns: Iterable[str]) -> bool:

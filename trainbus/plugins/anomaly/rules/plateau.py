@@ -25,6 +25,12 @@ NO_RATE = 12
 """Values of a learning rate that was never above 0: by then the loss would have begun to fall if that were only a rounded number."""
 
 
+HIGH = 1.25
+"""Times the median of the window: what is higher counts as this much, so that a spike does not hide how far the loss has fallen."""
+FEW = 8
+"""Values in the window from which on that is known."""
+
+
 class PlateauConfig(RuleConfig, kw_only=True, frozen=True, forbid_unknown_fields=True):
     """``[plugin.anomaly.rules.plateau]``.
 
@@ -99,7 +105,7 @@ class Plateau(Rule[PlateauConfig, Blocks]):
             return None
         if run.epoch is not None and run.epoch < 1:
             return None
-        full = memory.take(value)
+        full = memory.take(min(value, HIGH * track.median) if track.count >= FEW else value)
         rate = run.tracks.get(config.learning_rate)
         if rate is not None and rate.count >= NO_RATE and rate.ordered[-1] == 0.0 and track.count >= NO_RATE:
             return self._without_rate(observation, track)
