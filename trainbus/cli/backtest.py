@@ -39,7 +39,9 @@ SECTION = "plugin.anomaly"
 @click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Draw curves and findings: .html or .svg.")
 @click.option("--against", "against_path", type=click.Path(path_type=Path, dir_okay=False), help="Compare with this configuration.")
 @click.option("--against-set", multiple=True, metavar="KEY=VALUE", help="Compare with this setting changed. Repeatable.")
-@click.option("--column", "chosen", multiple=True, metavar="WHAT=COLUMN", help="Which column is what, e.g. loss='my objective'. Repeatable.")
+@click.option(
+    "--column", "chosen", multiple=True, metavar="WHAT=COLUMN", help="Which column is what, e.g. loss='my objective'. Repeatable."
+)
 @json_option
 def command(
     histories: tuple[str, ...],

@@ -1,4 +1,4 @@
-"""Known causes of a change: a new data file, and steps of another size.
+"""Known causes of a change: a new data file, steps of another size, a schedule with restarts.
 
 What is normal for losses and gradient norms depends on the data and on how many examples make a step. When either changes, the baselines
 of these start anew; a single step that saw fewer or more examples than usual (the rest of an epoch, with gradient accumulation) can
@@ -7,7 +7,8 @@ only be odd, and what it breaks is a note.
 
 from __future__ import annotations
 
-from typing import Final, Literal, TypeAlias
+from collections.abc import Mapping
+from typing import Any, Final, Literal, TypeAlias
 
 from msgspec import Struct
 
@@ -19,6 +20,8 @@ DATA_PHASES: Final = frozenset({"load_data", "data"})
 """Phases whose beginning is the end of the data before."""
 ACCUMULATION: Final = ("gradient_accumulation_steps", "gradient_accumulation")
 """Metrics of a step that tell over how many batches gradients are summed."""
+RESTARTS: Final = ("restart", "cyclic")
+"""Words in the name of a schedule."""
 STEADY = 8
 """So many steps of one size in a row: before, the size is no habit that a step could break (batches of so many tokens)."""
 OTHER = 0.25
@@ -32,6 +35,17 @@ def is_new_data(event: events.AnyEvent) -> bool:
     if isinstance(event, events.Job):
         return event.state == "processing"
     return isinstance(event, events.Phase) and event.state == "started" and event.name in DATA_PHASES
+
+
+def has_restarts(config: Mapping[str, Any]) -> bool:
+    """Whether a run's configuration names a schedule with warm restarts (transformers' ``cosine_with_restarts``), at any depth."""
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            if has_restarts(value):
+                return True
+        elif "schedul" in str(name).lower() and any(word in str(value).lower() for word in RESTARTS):
+            return True
+    return False
 
 
 class StepSize(Struct, array_like=True):

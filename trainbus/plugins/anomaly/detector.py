@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from trainbus.bus import events
 from trainbus.plugins.anomaly import incidents
-from trainbus.plugins.anomaly.causes import ACCUMULATION, StepSize, is_new_data
+from trainbus.plugins.anomaly.causes import ACCUMULATION, StepSize, has_restarts, is_new_data
 from trainbus.plugins.anomaly.evidence import told
 from trainbus.plugins.anomaly.memory import HISTORY, RunMemory, decode
 from trainbus.plugins.anomaly.observations import SILENCE, Observation, observations
@@ -176,7 +176,7 @@ class Detector:
                 self._start_baselines_anew(memory, run)
         if self._watches_silence:
             if time > memory.clock > 0 and not memory.busy:
-                self._silence(memory, event, alerts, take=True)
+                self._silence(memory, event, alerts, judge=True, take=True)
             if time:
                 memory.clock, memory.busy = time, False
         known = self._series.get(run)
@@ -205,6 +205,7 @@ class Detector:
         if isinstance(event, events.RunStarted):
             self._restart(memory, run)
             memory.ended = False
+            memory.restarts = has_restarts(event.config)
         elif isinstance(event, events.RunEnded):
             alerts += self._end(memory, event)
         elif is_new_data(event):
@@ -229,7 +230,7 @@ class Detector:
                 self._judge(memory, run, series, series.track, one, alerts)
 
     def _listen(self, memory: RunMemory, event: events.AnyEvent, alerts: list[events.Alert]) -> None:
-        """How long it has been silent, by the stamps of the events. The silence that a step ends is remembered, others are only judged."""
+        """How long it has been silent, by the stamps of the events. What an evaluation or a checkpoint took is remembered and no stall."""
         if isinstance(event, events.RunStarted | events.RunEnded):
             return
         if isinstance(event, events.Phase):
@@ -238,19 +239,24 @@ class Detector:
             return
         if not event.time or memory.busy:
             return
+        worked = isinstance(event, events.Eval | events.Checkpoint)
         if event.time > memory.clock > 0:
-            self._silence(memory, event, alerts, take=False)
-        if isinstance(event, events.Eval | events.Checkpoint):
+            self._silence(memory, event, alerts, judge=not worked, take=worked)
+        if worked:
             memory.clock = event.time
 
-    def _silence(self, memory: RunMemory, event: events.AnyEvent, alerts: list[events.Alert], *, take: bool) -> None:
+    def _silence(self, memory: RunMemory, event: events.AnyEvent, alerts: list[events.Alert], *, judge: bool, take: bool) -> None:
         known = self._series.setdefault(event.run, {})
         series = known.get(SILENCE)
         if series is None:
             series = known[SILENCE] = self._series_of(memory, event.run, SILENCE, [])
         if series.track is not None:
-            silence = Observation(SILENCE, memory.last_step, event.time, (event.time - memory.clock) / 1e9)
-            self._judge(memory, event.run, series, series.track, silence, alerts, take=take)
+            seconds = (event.time - memory.clock) / 1e9
+            if judge:
+                silence = Observation(SILENCE, memory.last_step, event.time, seconds)
+                self._judge(memory, event.run, series, series.track, silence, alerts, take=take)
+            elif series.windowed:
+                series.track.take(seconds, memory.last_step, changes=series.noisy)
 
     @staticmethod
     def _judge(

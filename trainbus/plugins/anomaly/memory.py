@@ -74,6 +74,7 @@ class RunMemory(Struct, array_like=True):
         ended: The run has ended.
         size: How many examples a step sees.
         odd: The last step saw another number than usual.
+        restarts: The configuration of the run names a schedule with warm restarts.
         following: Snapshots that wait for the events after their alert.
         tracks: The windows of the watched series.
         memories: What each rule remembers, by series, then by rule.
@@ -110,6 +111,7 @@ class RunMemory(Struct, array_like=True):
     ended: bool = False
     size: StepSize = field(default_factory=StepSize)
     odd: bool = False
+    restarts: bool = False
     following: list[Following] = field(default_factory=list)
 
     def history_of(self, metric: str) -> list[tuple[int, float]] | None:

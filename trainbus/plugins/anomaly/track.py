@@ -6,7 +6,7 @@ rules judge a value and only then `Track.take`\\ s it. Non-finite values are nev
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
+from bisect import bisect_left, bisect_right, insort
 from math import isfinite
 
 from msgspec import Struct, field
@@ -98,6 +98,13 @@ class Track(Struct, array_like=True):
         """
         changes = self.changes_ordered
         return GAUSS * ROOT_HALF * changes[len(changes) // 2] if changes else 0.0
+
+    @property
+    def quantum(self) -> float:
+        """The smallest change between neighbours: in a log of rounded numbers the last digit, else next to nothing. 0.0 when unknown."""
+        changes = self.changes_ordered
+        place = bisect_right(changes, 0.0)
+        return changes[place] if place < len(changes) else 0.0
 
     @property
     def spread(self) -> float:

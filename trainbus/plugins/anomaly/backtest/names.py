@@ -49,6 +49,12 @@ def plain(name: str) -> str:
     return re.sub(r"[\s\-]+", "_", name.replace(".", "/").replace(":", "/")).strip("/")
 
 
+def is_evaluation(name: str) -> bool:
+    """Whether a name is of an evaluation."""
+    short = plain(name)
+    return bool(WITHIN.fullmatch(short) or AT_END.fullmatch(short))
+
+
 def meanings(names: Iterable[str], chosen: Mapping[str, str] | None = None) -> dict[str, Column]:
     """What the columns of one file are.
 

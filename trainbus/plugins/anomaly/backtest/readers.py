@@ -35,7 +35,9 @@ FILLED = 0.5
 """A column of which more than this part is NaN, and which comes back from NaN `COMES_BACK` times, has NaN for "not logged"."""
 COMES_BACK = 3
 NUMBER: Final = r"[-+]?(?:\d+\.?\d*(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?|nan|inf(?:inity)?)"
-PAIR: Final = re.compile(rf"([A-Za-z_][\w/.\-]*(?: (?:loss|norm|rate))?)[\"']?\s*[:=]?\s*[\"']?({NUMBER})(?![\w.]*[A-Za-z_]\w*[:=])", re.IGNORECASE)
+PAIR: Final = re.compile(
+    rf"([A-Za-z_][\w/.\-]*(?: (?:loss|norm|rate))?)[\"']?\s*[:=]?\s*[\"']?({NUMBER})(?![\w.]*[A-Za-z_]\w*[:=])", re.IGNORECASE
+)
 
 
 def read(path: Path, columns: Mapping[str, str] | None = None) -> Iterator[events.AnyEvent]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from trainbus.bus import events
 from trainbus.errors import DataError
-from trainbus.plugins.anomaly.backtest.names import EVALUATION, WITHIN, plain
+from trainbus.plugins.anomaly.backtest.names import EVALUATION, WITHIN, is_evaluation, plain
 from trainbus.plugins.anomaly.backtest.readers import from_rows
 
 PATTERN = "*tfevents*"
@@ -35,14 +35,16 @@ def read_folder(folder: Path, columns: Mapping[str, str] | None = None) -> Itera
     if not files:
         hint = "A TensorBoard folder holds files named events.out.tfevents.*"
         raise DataError(f"{folder} holds no TensorBoard events.", hint=hint, file=str(folder))
-    rows: dict[int, dict[str, Any]] = {}
+    rows: dict[tuple[int, bool], dict[str, Any]] = {}
     for file in files:
         evaluation = not EVALUATION.isdisjoint(file.relative_to(folder).parts[:-1])
         for step, time, tag, value in _scalars(file):
-            row = rows.setdefault(step, {"step": step, "time": time})
-            row[f"eval/{tag}" if evaluation and not WITHIN.match(plain(tag)) else tag] = value
+            name = f"eval/{tag}" if evaluation and not WITHIN.match(plain(tag)) else tag
+            # An evaluation is told minutes after its step: as one row, the step would seem to have taken them.
+            row = rows.setdefault((step, is_evaluation(name)), {"step": step, "time": time})
+            row[name] = value
             row["time"] = max(row["time"], time)
-    return from_rows((rows[step] for step in sorted(rows)), folder.name, columns)
+    return from_rows((rows[key] for key in sorted(rows)), folder.name, columns)
 
 
 def _scalars(file: Path) -> Iterator[tuple[int, float, str, float]]:

@@ -49,6 +49,8 @@ class LossSpikeConfig(RuleConfig, kw_only=True, frozen=True, forbid_unknown_fiel
 
 FORGET = 0.997
 """How fast a swing is forgotten, a value: half of it in 230."""
+NOTHING = 0.01
+"""A rise by less than this part of the first loss is none that anybody minds: 0.002 after 0.0002, when it began at 2."""
 MAX_EXPONENT = 20.0
 """So that a series that is all noise can't overflow."""
 RHYTHM = 4
@@ -121,8 +123,10 @@ class LossSpike(Rule[LossSpikeConfig, Spike]):
         last = sorted(track.values[-3:])[1]
         if value <= (1 + config.lasting_threshold) * last:
             return False  # most values end here
-        noise = max(track.noise, config.noise_floor * level)
+        noise = max(track.noise, config.noise_floor * level, track.quantum / 2)
         level = min(level, last + 2 * noise)  # a steep fall without noise: the median of nine lags behind
+        if value - level <= NOTHING * track.first:
+            return False
         usual = config.swings * memory.swing
         relative = noise / level
         low = level * max(1 + config.lasting_threshold, 1 + usual, exp(min(config.lasting_deviations * relative, MAX_EXPONENT)))
