@@ -13,7 +13,7 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
-from itertools import chain
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,7 +21,7 @@ import msgspec
 
 from trainbus.bus import events
 from trainbus.errors import DataError
-from trainbus.plugins.anomaly.backtest.names import EVALUATION, EPOCHS, STEPS, TIMES, Column, meanings
+from trainbus.plugins.anomaly.backtest.names import EPOCHS, EVALUATION, STEPS, TIMES, Column, meanings
 
 FORMATS = (".csv", ".tsv", ".jsonl", ".ndjson", ".json")
 """Endings of files that a folder is searched for."""
@@ -149,7 +149,7 @@ def _filled(rows: list[dict[str, Any]], names: Iterable[str]) -> set[str]:
         values = [row[name] for row in rows if isinstance(row.get(name), float)]
         missing = sum(value != value for value in values)
         if missing > FILLED * len(values):
-            back = sum(late == late and early != early for early, late in zip(values, values[1:], strict=False))
+            back = sum(late == late and early != early for early, late in pairwise(values))
             if back >= COMES_BACK:
                 found.add(name)
     return found

@@ -45,7 +45,7 @@ class OverfitConfig(RuleConfig, kw_only=True, frozen=True, forbid_unknown_fields
 
 
 class Minimum(Memory, array_like=True):
-    """The lowest evaluation loss, the level of the train loss then, how many evaluations in a row were far above, and the last ones."""
+    """The lowest evaluation loss, the level of the train loss then, evaluations in a row that were far above, and the last ones."""
 
     value: float = 0.0
     step: int = -1
@@ -55,7 +55,7 @@ class Minimum(Memory, array_like=True):
 
 
 class Overfit(Rule[OverfitConfig, Minimum]):
-    """``eval > (1 + rise) * lowest eval + deviations * noise`` while ``train < (1 - fall) * train then``, for ``persist`` evaluations in a row.
+    """``eval > (1 + rise) * lowest eval + deviations * noise`` while ``train < (1 - fall) * train then``, ``persist`` times in a row.
 
     Both together: an evaluation loss that rises with the train loss is a divergence and not this.
     """
@@ -98,8 +98,8 @@ class Overfit(Rule[OverfitConfig, Minimum]):
             f" {memory.step}, while {config.train} fell from {memory.train:.4g} to {level:.4g}."
         )
         evidence = {
-            "value": value, "baseline": memory.value, "baseline_step": memory.step, "train": level, "train_then": memory.train, "noise": noise,
-            "threshold": config.rise,
+            "value": value, "baseline": memory.value, "baseline_step": memory.step, "train": level, "train_then": memory.train,
+            "noise": noise, "threshold": config.rise,
         }  # fmt: skip
         return Finding(rise, message, evidence, "critical" if rise >= config.critical_rise else None, memory.step)
 
