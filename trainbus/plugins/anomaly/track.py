@@ -71,9 +71,11 @@ class Track(Struct, array_like=True):
         else:
             self.first, self.since = value, step
         values.append(value)
-        insort(ordered, value)
-        if len(values) > WINDOW:
-            del ordered[bisect_left(ordered, values.pop(0))]
+        oldest = values.pop(0) if len(values) > WINDOW else None
+        if oldest != value:  # else one equal value goes for the other: a constant learning rate
+            insort(ordered, value)
+            if oldest is not None:
+                del ordered[bisect_left(ordered, oldest)]
         self.count += 1
         self.step = step
         if value < 0:

@@ -94,7 +94,9 @@ class StuckLoss(Rule[StuckConfig, Repeat]):
             memory.before = track.median if track.count else value
             if memory.times and isfinite(value):
                 memory.changes += 1
-                memory.smallest = min(memory.smallest, abs(value - memory.value))
+                change = abs(value - memory.value)
+                if change < memory.smallest:
+                    memory.smallest = change
             memory.value, memory.times = value, 1
             return None
         memory.times += 1

@@ -108,7 +108,8 @@ class Plateau(Rule[PlateauConfig, Blocks]):
         config, value = self.config, observation.value
         if not isfinite(value) or track.signed:
             return None
-        full = memory.take(min(value, HIGH * track.median) if track.count >= FEW else value)
+        cap = HIGH * track.median if track.count >= FEW else value
+        full = memory.take(value if value <= cap else cap)
         if memory.first < 0:
             memory.first = observation.step
         rate = run.tracks.get(config.learning_rate)
