@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -22,7 +22,7 @@ from trainbus.plugins.anomaly.backtest.labels import NAMES, beside, read_labels
 from trainbus.plugins.anomaly.config import AnomalyConfig, Preset
 from trainbus.plugins.anomaly.detector import KINDS
 from trainbus.plugins.anomaly.incidents import RANK
-from trainbus.sources.histories import FORMATS, read
+from trainbus.sources.histories import FORMATS, TEXTS, read
 from trainbus.sources.tensorboard import PATTERN
 
 SECTION = "plugin.anomaly"
@@ -39,6 +39,9 @@ SECTION = "plugin.anomaly"
 @click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Draw curves and findings: .html or .svg.")
 @click.option("--against", "against_path", type=click.Path(path_type=Path, dir_okay=False), help="Compare with this configuration.")
 @click.option("--against-set", multiple=True, metavar="KEY=VALUE", help="Compare with this setting changed. Repeatable.")
+@click.option(
+    "--column", "chosen", multiple=True, metavar="WHAT=COLUMN", help="Which column is what, e.g. loss='my objective'. Repeatable."
+)
 @json_option
 def command(
     histories: tuple[str, ...],
@@ -52,12 +55,14 @@ def command(
     plot: Path | None,
     against_path: Path | None,
     against_set: tuple[str, ...],
+    chosen: tuple[str, ...],
     as_json: bool,
 ) -> None:
     """Run the anomaly rules over recorded histories.
 
-    HISTORY is a CSV or JSONL log, transformers' trainer_state.json, a TensorBoard folder, a folder of logs, or the id of a run in the
-    journal. What is printed is what the anomaly plugin says live with the same configuration (with --set, e.g.
+    HISTORY is a CSV or JSONL log, transformers' trainer_state.json, a TensorBoard folder, a text log, a folder of logs, or the id of a run
+    in the journal. Columns are recognised by their usual names; --column says which is step, loss, learning_rate, grad_norm, eval_loss
+    or eval_accuracy where they are not. What is printed is what the anomaly plugin says live with the same configuration (with --set, e.g.
     --set plugin.anomaly.rules.loss_spike.threshold=0.5).
 
     Where labels lie beside the logs (labels.json, manifest.json), recall, precision, delay and false alarms are printed, too. --json gives
@@ -65,6 +70,7 @@ def command(
     """
     config = _config(config_path, overrides, preset)
     other = _config(against_path or config_path, (*overrides, *against_set), preset) if against_path or against_set else None
+    columns = dict(_meaning(text) for text in chosen)
     sources = [source for text in histories for source in _sources(text)]
     labels_file = None if no_labels else labels_path or beside([Path(text) for text in histories if Path(text).exists()])
     labelled = read_labels(labels_file) if labels_file else {}
@@ -77,7 +83,8 @@ def command(
     charts: list[tuple[drawing.Chart, list[FoundLine]]] = []
     with progress("backtest", total=len(sources)) as bar:
         for source in sources:
-            history = list(_events(source))
+            history = list(_events(source, columns))
+            _note_unknown(source, history)
             lines = backtest(source, history, config)
             shown = [line for line in lines if RANK[line.severity] >= RANK[severity]]
             found += shown
@@ -123,10 +130,28 @@ def _sources(text: str) -> list[str]:
     return logs
 
 
-def _events(source: str) -> Iterable[AnyEvent]:
+def _meaning(text: str) -> tuple[str, str]:
+    what, _, column = text.partition("=")
+    if not what or not column:
+        raise UsageError(f"--column {text!r} is no WHAT=COLUMN.", hint="For example --column loss=objective.")
+    return what, column
+
+
+def _note_unknown(source: str, history: Sequence[AnyEvent]) -> None:
+    """Silence about a log in which the loss was not recognised would look like health."""
+    steps = [event for event in history if isinstance(event, Step)]
+    names = list(dict.fromkeys(name for event in steps for name in event.metrics))
+    if not steps and not any(isinstance(event, Eval) for event in history):
+        note(f"{source}: no numbers were found in it")
+    elif "loss" not in names:
+        found = f"training has: {', '.join(names[:12])}" if names else "only evaluations were found"
+        note(f"{source}: no training loss was recognised, so no rule judges it; {found}. Name it with --column loss=COLUMN")
+
+
+def _events(source: str, columns: Mapping[str, str]) -> Iterable[AnyEvent]:
     path = Path(source)
-    if path.exists() or path.suffix.lower() in FORMATS or len(path.parts) > 1:
-        return read(path)
+    if path.exists() or path.suffix.lower() in (*FORMATS, *TEXTS) or len(path.parts) > 1:
+        return read(path, columns)
     return _journal(source)
 
 

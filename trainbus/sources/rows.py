@@ -1,4 +1,4 @@
-"""Rows of names and numbers, as every log has them in the end, as events.
+"""Rows of names and numbers, as every log has them in the end, as events: one at a time, as a log that grows gives them.
 
 A row becomes a step event with what was logged in training, an eval event with what an evaluation gave, or both, in this order. Names
 are those of transformers' logs; ``train_loss``, ``lr``, ``val_loss`` and their like are understood. Time stands still unless
@@ -8,7 +8,7 @@ the row tells it: rules about time stay silent then.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from trainbus.bus import events
@@ -22,12 +22,6 @@ EPOCH_NAMES = ("epoch", "train/epoch")
 MAX_STEP = 2**63
 """What msgpack can hold; a larger one (or NaN) is no step."""
 NO_METRICS = frozenset((*STEP_NAMES, *TIME_NAMES, *EPOCH_NAMES))
-
-
-def from_rows(rows: Iterable[Mapping[str, Any]], run: str) -> Iterator[events.AnyEvent]:
-    """Rows as events. A row without a step gets the number of the row."""
-    for number, row in enumerate(rows):
-        yield from from_row(row, run, number)
 
 
 def from_row(row: Mapping[str, Any], run: str, number: int) -> list[events.Step | events.Eval]:

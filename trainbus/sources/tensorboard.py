@@ -7,13 +7,14 @@ A record is ``length (8 bytes) · checksum (4) · body · checksum (4)``, little
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from trainbus.bus import events
 from trainbus.errors import DataError
-from trainbus.sources.rows import from_rows
+from trainbus.sources.names import EVALUATION, WITHIN, is_evaluation, plain
+from trainbus.sources.tables import from_rows
 
 PATTERN = "*tfevents*"
 MAX_RECORD = 64 * 1024 * 1024
@@ -24,8 +25,8 @@ FIXED = {1: 8, 5: 4}
 """Bytes by wire type."""
 
 
-def read_folder(folder: Path) -> Iterator[events.AnyEvent]:
-    """The scalars of all event files of a folder in order of step.
+def read_folder(folder: Path, columns: Mapping[str, str] | None = None) -> Iterator[events.AnyEvent]:
+    """The scalars of all event files of a folder in order of step. Those below a folder ``validation`` (Keras) are of an evaluation.
 
     Raises:
         DataError: There is none, or one is no event file.
@@ -34,13 +35,16 @@ def read_folder(folder: Path) -> Iterator[events.AnyEvent]:
     if not files:
         hint = "A TensorBoard folder holds files named events.out.tfevents.*"
         raise DataError(f"{folder} holds no TensorBoard events.", hint=hint, file=str(folder))
-    rows: dict[int, dict[str, Any]] = {}
+    rows: dict[tuple[int, bool], dict[str, Any]] = {}
     for file in files:
+        evaluation = not EVALUATION.isdisjoint(file.relative_to(folder).parts[:-1])
         for step, time, tag, value in _scalars(file):
-            row = rows.setdefault(step, {"step": step, "time": time})
-            row[tag] = value
+            name = f"eval/{tag}" if evaluation and not WITHIN.match(plain(tag)) else tag
+            # An evaluation is told minutes after its step: as one row, the step would seem to have taken them.
+            row = rows.setdefault((step, is_evaluation(name)), {"step": step, "time": time})
+            row[name] = value
             row["time"] = max(row["time"], time)
-    return from_rows((rows[step] for step in sorted(rows)), folder.name)
+    return from_rows((rows[key] for key in sorted(rows)), folder.name, columns)
 
 
 def _scalars(file: Path) -> Iterator[tuple[int, float, str, float]]:

@@ -5,13 +5,14 @@ import math
 import pytest
 
 from tests.plugins.anomaly.feeding import SECOND, steps
-from trainbus.bus.events import Alert, Step
+from trainbus.bus.events import Alert, CommandResult, Memory, Step, System
 from trainbus.plugins.anomaly.plugin import AnomalyPlugin
 from trainbus.testing.context import MemoryContext, PluginHarness
 
 
-def started(*actions, context=None):
-    harness = PluginHarness(AnomalyPlugin(), config={"actions": list(actions), "figures": {"enabled": False}}, context=context)
+def started(*actions, context=None, rules=None):
+    config = {"actions": list(actions), "figures": {"enabled": False}, "rules": rules or {}}
+    harness = PluginHarness(AnomalyPlugin(), config=config, context=context)
     harness.start()
     return harness
 
@@ -59,6 +60,37 @@ def test_a_dry_run_tells_what_it_would_have_done():
     alerts = [event for event in harness.feed(*broken()) if isinstance(event, Alert)]
     assert sent(harness) == []
     assert [alert.message for alert in alerts if alert.evidence.get("actions")] == ["Dry run: would have asked for: stop."]
+
+
+@pytest.mark.parametrize(("policy", "said"), [({"dry_run": True}, "Dry run: would have asked for: set learning_rate = 5e-05."), ({}, None)])
+def test_every_action_is_an_event_of_its_own(policy, said):
+    """One that is taken is its command; one that is not is a result of a command that nobody was sent."""
+    harness = started({"do": "set_learning_rate", **policy})
+    results = [event for event in harness.feed(*broken()) if isinstance(event, CommandResult)]
+    assert [one.reason for one in results] == ([said] if said else [])
+    assert len(sent(harness)) == (not said)
+    if said:
+        assert (results[0].run, results[0].verb, results[0].state) == ("r", "set", "refused")
+        assert results[0].result["alert"].startswith("non_finite:loss:r:")
+
+
+def test_w_01_stop_on_divergence_half_the_rate_on_a_doubled_loss_and_pause_when_memory_is_nearly_full():
+    """The three wishes as policies: a dry run lists them, live each happens once."""
+    policies = [
+        {"do": "stop", "rules": ["divergence"]},
+        {"do": "set_learning_rate", "rules": ["loss_spike"], "severities": ["warning"], "min_score": 1.0},
+        {"do": "pause", "rules": ["memory_full"]},
+    ]
+    calm = [1.0 + 0.001 * (number % 7) for number in range(60)]
+    losses = [*calm, 2.5, *calm, *[3.0] * 80]
+    memory = [System(run="r", time=500 * SECOND + number, memory=Memory(total=100, used=95)) for number in range(5)]
+    expected = [("r", "set", {"learning_rate": 5e-5}), ("r", "stop", {}), ("r", "pause", {})]
+    for dry in (True, False):
+        harness = started(*(policy | {"dry_run": dry} for policy in policies), rules={"memory_full": {"enabled": True}})
+        published = harness.feed(*steps(losses, learning_rate=[1e-4] * len(losses)), *memory)
+        assert sent(harness) == ([] if dry else expected)
+        listed = [(one.run, one.verb, one.result["arguments"]) for one in published if isinstance(one, CommandResult)]
+        assert listed == (expected if dry else [])
 
 
 def test_a_policy_may_ask_for_a_rule_a_severity_or_a_size():

@@ -6,7 +6,7 @@ import random
 import pytest
 
 from tests.plugins.anomaly.feeding import SECOND, configured, evals, only, raised, said, states, steps
-from trainbus.bus.events import Heartbeat, Phase, Sample, Step
+from trainbus.bus.events import Checkpoint, Eval, Heartbeat, Phase, RunStarted, Sample, Step
 
 DEFAULT = configured()
 
@@ -162,12 +162,22 @@ def test_a_learning_rate_of_exactly_zero_is_a_glitch_and_a_plateau_unless_the_lo
 
 
 def test_a_run_that_is_flat_for_most_of_its_life_far_above_zero_is_a_plateau():
-    """A finished run has fallen far first; a slowly falling one is not flat; inside the first epoch nothing is said."""
+    """A finished run has fallen far first; a slowly falling one is not flat; inside the first two epochs nothing is said."""
     flat = [4.2, 3.9, 3.6, 3.4, *noisy(3.3, 600, relative=0.01)]
     assert [rule for rule, _, _ in raised(only("plateau"), steps(flat))] == ["plateau"]
     assert raised(only("plateau"), steps([10.9, 8.0, *noisy(3.3, 600, relative=0.01)])) == []
     assert raised(only("plateau"), steps([4.2 - n / 1_000 for n in range(600)])) == []
-    assert raised(only("plateau"), steps(flat, epoch=0.5)) == []
+    assert raised(only("plateau"), steps(flat, epoch=1.5)) == []
+    assert [rule for rule, _, _ in raised(only("plateau"), steps(flat, epoch=2.5))] == ["plateau"]
+
+
+def test_a_loss_that_has_not_begun_to_fall_has_more_time_than_one_that_got_stuck():
+    """Small models often learn late. A spike in between hides no fall."""
+    late = [*noisy(6.9, 800, relative=0.005), *[6.9 - n / 200 for n in range(600)]]
+    assert raised(only("plateau"), steps(late)) == []
+    assert raised(only("plateau"), steps(noisy(6.9, 1200, relative=0.005))) != []
+    fallen = [5.0 - n / 1_000 for n in range(1_200)]
+    assert raised(only("plateau"), steps([*fallen[:560], *[12.0] * 8, *fallen[568:]])) == []
 
 
 def test_a_loss_that_repeats_to_the_last_digit_is_stuck():
@@ -175,6 +185,56 @@ def test_a_loss_that_repeats_to_the_last_digit_is_stuck():
     assert [rule for rule, _, _ in raised(only("stuck_loss"), steps([1.2345] * 40))] == ["stuck_loss"]
     assert raised(only("stuck_loss"), steps([0.0001] * 40)) == []
     assert raised(only("stuck_loss"), steps([*noisy(2.0, 20), 0.0, 0.0, 0.0])) == [("stuck_loss", "warning", 23)]
+    rounded = [round(value, 1) for value in noisy(2.3, 300, relative=0.01)]
+    assert raised(only("stuck_loss"), steps([*noisy(2.0, 100), *[2.3] * 30])) != []
+    assert raised(only("stuck_loss"), steps([*([2.2, 2.3] * 20), *[2.3] * 30, *rounded])) == []
+
+
+def test_tiny_and_rounded_losses_do_not_spike():
+    """0.01 after 0.00 is the last digit, and 0.002 after 0.0002 is nothing in a run that began at 2."""
+    noise = random.Random(2)
+    falling_fast = [2 * math.exp(-n / 40) * math.exp(noise.gauss(0, 0.3)) for n in range(600)]
+    assert raised(only("loss_spike"), steps([round(value, 2) for value in falling_fast], stride=10)) == []
+    assert raised(only("loss_spike"), steps([*falling_fast, 0.01], stride=10)) == []
+    assert raised(only("loss_spike"), steps([*falling_fast, 0.5], stride=10)) != []
+
+
+def test_noisy_evaluations_are_neither_overfitting_nor_a_drop():
+    """Their noise is known from themselves."""
+    noise = random.Random(3)
+    train = [3 - n / 500 for n in range(1_000)]
+    losses = [1.2 * (1 + noise.gauss(0, 0.05)) for _ in range(50)]
+    assert raised(only("overfit"), both(train, losses, every=20)) == []
+    smooth = [1.2 + 0.02 * max(n - 15, 0) for n in range(50)]
+    assert raised(only("overfit"), both(train, smooth, every=20)) != []
+    accuracies = [sum(noise.random() < 0.2 for _ in range(50)) / 50 for _ in range(100)]
+    assert raised(only("accuracy_drop"), evals(accuracies, metric="accuracy")) == []
+
+
+def test_an_evaluation_and_a_checkpoint_are_no_stall_however_long_they_take():
+    """Also where no phase tells of them: a log of another program."""
+    feed = steps([1.0] * 20)
+    later = steps([1.0] * 20, first=1_000)
+    took = Eval(run="r", step=20, time=990 * SECOND, metrics={"loss": 1.0})
+    assert raised(only("stalled_run"), feed, later) != []
+    assert raised(only("stalled_run"), feed, [took], later) == []
+    assert raised(only("stalled_run"), feed, [Checkpoint(run="r", id="c", step=20, time=990 * SECOND)], later) == []
+
+
+def test_a_schedule_of_steps_is_a_note_and_any_other_fall_a_warning():
+    """A tenth or a half out of a long constant stretch."""
+    assert [severity for _, severity, _ in raised(only("lr_glitch"), steps([1e-3] * 50 + [1e-4] * 50, metric="learning_rate"))] == ["info"]
+    assert [severity for _, severity, _ in raised(only("lr_glitch"), steps([1e-3] * 50 + [6e-5] * 50, metric="learning_rate"))] == [
+        "warning"
+    ]
+
+
+def test_warm_restarts_are_known_when_the_run_says_so():
+    """transformers' name for it, wherever it stands in the run's configuration."""
+    rates = steps([1e-3 * (0.5 + 0.5 * math.cos(math.pi * (n % 100) / 100)) for n in range(300)], metric="learning_rate")
+    told = RunStarted(run="r", config={"trainer": {"lr_scheduler_type": "cosine_with_restarts"}})
+    assert raised(only("lr_glitch"), rates) != []
+    assert raised(only("lr_glitch"), [told], rates) == []
 
 
 def both(train, evaluations, every=10):

@@ -94,6 +94,16 @@ def test_a_resume_starts_baselines_anew_and_keeps_the_bests():
     assert raised(configured(), *feed) == [("new_best", "info", 10)]
 
 
+def test_steps_that_go_back_are_a_resume_that_nobody_has_told_of():
+    """The loss of there is no divergence from the lower one of later; a step out of order is no resume."""
+    fall = [5.0 - number / 100 for number in range(300)]
+    assert raised(configured(), steps(fall), steps(fall[100:], first=101)) == []
+    assert raised(configured(), steps(fall), steps(fall[100:], first=301)) != []
+    swapped = steps([1.0 + 0.001 * (number % 7) for number in range(60)] + [3.0])
+    swapped[40], swapped[41] = swapped[41], swapped[40]
+    assert raised(configured(), swapped) == [("loss_spike", "warning", 61)]
+
+
 def test_an_evaluation_that_arrives_late_is_the_best_with_its_own_step():
     """By its value, in whatever order they come."""
     feed = steps([1.0] * 40), evals([2.0], first=40), evals([1.0], first=10)

@@ -1,5 +1,7 @@
 """Snapshots that are there: the next checkpoint, the daily one, listing, verifying, cleaning."""
 
+import errno
+import fcntl
 import json
 import os
 import socket
@@ -7,14 +9,16 @@ import struct
 import time
 from datetime import datetime
 
+import msgspec
 import pytest
 from click.testing import CliRunner
 
 from tests.plugins.anomaly.feeding import SECOND, steps
-from trainbus.bus.events import Checkpoint, RunStarted, Sample, Step
+from trainbus.bus.events import Checkpoint, RunEnded, RunStarted, Sample, Step
 from trainbus.plugins.anomaly import commands
 from trainbus.plugins.anomaly.keeping import clean, is_due, snapshots, verify
 from trainbus.plugins.anomaly.plugin import AnomalyPlugin
+from trainbus.plugins.anomaly.snapshot import FICLONE, add_events, link_or_copy
 from trainbus.testing.context import PluginHarness
 
 HERE = socket.gethostname()
@@ -41,6 +45,69 @@ def started(tmp_path, **snapshot):
     )
     harness.start()
     return harness
+
+
+def test_a_snapshot_holds_the_events_around_the_incident_also_those_after_it(tmp_path):
+    """They come later: when so many are there, or when the run has ended."""
+    broken = Step(run="r", step=10, time=10 * SECOND, metrics={"loss": float("nan")})
+    for name, later, ended in (("many", 12, False), ("few", 2, True)):
+        harness = started(tmp_path / name, events=3, events_after=5)
+        harness.feed(*steps([1.0] * 9), checkpoint(tmp_path / name / "out", 5))
+        (alert,) = harness.feed(broken)
+        harness.feed(Step(run="other", step=1, time=1, metrics={"loss": 1.0}), alert)
+        (file,) = (tmp_path / name).rglob("events.jsonl")
+        before = file.read_bytes()
+        harness.every()
+        assert file.read_bytes() == before
+        harness.feed(*steps([1.0] * later, first=11))
+        if ended:
+            harness.feed(RunEnded(run="r", time=99 * SECOND, outcome="failed"))
+        else:
+            harness.every()
+        told = [json.loads(line) for line in file.read_text().splitlines()]
+        assert [event.get("step") for event in told if event["kind"] == "step"] == [10, *range(11, 13 if ended else 16)]
+        assert ("run_ended" in {event["kind"] for event in told}) == ended
+        assert {event["run"] for event in told} == {"r"}
+        assert [path.name for path in file.parent.iterdir() if path.name.startswith(".")] == []
+
+
+def test_that_events_are_still_to_be_added_survives_a_restart(tmp_path):
+    """It is part of the state; of a snapshot that is gone by then nothing is left behind."""
+    harness = started(tmp_path, events=3, events_after=5)
+    harness.feed(*steps([1.0] * 9), checkpoint(tmp_path / "out", 5))
+    (alert,) = harness.feed(Step(run="r", step=10, time=10 * SECOND, metrics={"loss": float("nan")}))
+    harness.feed(alert)
+    again = PluginHarness(AnomalyPlugin(), config={"snapshot": {"events": 3, "events_after": 5}}, context=harness.context)
+    again.context.state.update(msgspec.msgpack.decode(msgspec.msgpack.encode(harness.context.state)))
+    again.start()
+    again.feed(*steps([1.0] * 9, first=11))
+    again.every()
+    (file,) = (tmp_path / "snapshots").rglob("events.jsonl")
+    assert len(file.read_text().splitlines()) == 9
+    assert not add_events(tmp_path / "gone", b"{}")
+
+
+@pytest.mark.parametrize("clones", [True, False])
+def test_where_a_file_can_not_be_linked_its_blocks_are_shared_and_where_that_fails_it_is_copied(tmp_path, monkeypatch, clones):
+    """Another subvolume: no hard link, but a reflink; another file system: a copy. Times and mode come along."""
+
+    def no_link(*_, **__):
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    def clone(target, request, source):
+        assert request == FICLONE
+        if not clones:
+            raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+        os.write(target, b"shared " + os.pread(source, 100, 0))
+
+    monkeypatch.setattr(os, "link", no_link)
+    monkeypatch.setattr(fcntl, "ioctl", clone)
+    (tmp_path / "a").write_bytes(b"weights")
+    os.utime(tmp_path / "a", (1_000, 1_000))
+    (tmp_path / "a").chmod(0o640)
+    link_or_copy(str(tmp_path / "a"), str(tmp_path / "b"))
+    assert (tmp_path / "b").read_bytes() == (b"shared weights" if clones else b"weights")
+    assert (int((tmp_path / "b").stat().st_mtime), (tmp_path / "b").stat().st_mode & 0o777) == (1_000, 0o640)
 
 
 def test_the_next_checkpoint_after_an_incident_is_kept_too_if_asked(tmp_path):

@@ -7,7 +7,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from trainbus.bus.events import Alert
+from trainbus.bus.events import Alert, CommandResult
 from trainbus.plugins.anomaly.config import ActionConfig
 from trainbus.plugins.anomaly.memory import RunMemory
 
@@ -29,6 +29,16 @@ class Decision(Struct, frozen=True, kw_only=True):
         if self.refused:
             return f"Not done: {what}: {self.refused}."
         return f"Dry run: would have asked for: {what}." if self.dry_run else f"Asked for: {what}."
+
+    def event(self, alert: Alert) -> CommandResult | None:
+        """What tells of an action that is not taken; of one that is taken the command itself does. Nothing waits for this command."""
+        if not self.dry_run and not self.refused:
+            return None
+        told = {"alert": alert.id, "rule": alert.rule, "dry_run": self.dry_run, "arguments": self.arguments}
+        command = f"{'dry-run' if self.dry_run else 'not-sent'}:{self.verb}:{alert.id}"
+        return CommandResult(
+            run=alert.run, time=alert.time, command=command, verb=self.verb, state="refused", reason=self.told(), result=told
+        )
 
 
 def decide(policies: Sequence[ActionConfig], alert: Alert, memory: RunMemory) -> Iterator[Decision]:

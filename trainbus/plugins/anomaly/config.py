@@ -28,7 +28,8 @@ class SnapshotConfig(Struct, kw_only=True, frozen=True, forbid_unknown_fields=Tr
         daily: Local time (hh:mm) at which the newest checkpoint of every running run is kept once a day; empty for never.
         directory: Where to; empty for ``snapshots/`` beside the checkpoint root.
         min_free_bytes: So much must stay free on that disk.
-        events: So many of the last events of the run are kept beside it.
+        events: So many of the last events before the alert are kept beside it,
+        events_after: and so many of those that follow it, as soon as they are there or the run has ended.
         keep_days: Older snapshots are removed, but for those of best models; 0 for never.
     """
 
@@ -40,6 +41,7 @@ class SnapshotConfig(Struct, kw_only=True, frozen=True, forbid_unknown_fields=Tr
     directory: str = ""
     min_free_bytes: Annotated[int, Meta(ge=0)] = 10 * 1024**3
     events: Annotated[int, Meta(ge=0, le=10_000)] = 200
+    events_after: Annotated[int, Meta(ge=0, le=10_000)] = 100
     keep_days: Annotated[float, Meta(ge=0, le=36_500)] = 0.0
 
 

@@ -12,7 +12,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from math import exp, isfinite, sqrt
+from operator import mul
 
 from msgspec import Struct, field
 
@@ -82,14 +84,16 @@ def loss_figures(steps: list[int], losses: list[float]) -> dict[str, float]:
     change = late - early
     trend = 0 if abs(change) <= FLAT_LOSS * abs(early) else 1 if change > 0 else -1
     mean_step, mean = sum(steps) / count, sum(losses) / count
-    spread = sum((step - mean_step) ** 2 for step in steps)
-    slope = sum((step - mean_step) * (loss - mean) for step, loss in zip(steps, losses, strict=True)) / spread if spread else 0.0
-    variance = sum((loss - mean) ** 2 for loss in losses) / (count - 1)
+    along, off = [step - mean_step for step in steps], [loss - mean for loss in losses]
+    spread = sum(map(mul, along, along))
+    slope = sum(map(mul, along, off)) / spread if spread else 0.0
+    variance = sum(map(mul, off, off)) / (count - 1)
     made = {"loss_trend": float(trend), "loss_derivative": slope}
     if mean > 0:
-        about = sum((loss - mean - slope * (step - mean_step)) ** 2 for step, loss in zip(steps, losses, strict=True)) / (count - 1)
-        median = sorted(losses)[count // 2]
-        rises = sum(loss > 1.25 * median for loss in losses) / count
+        rest = [late - slope * distance for distance, late in zip(along, off, strict=True)]
+        about = sum(map(mul, rest, rest)) / (count - 1)
+        ordered = sorted(losses)
+        rises = (count - bisect_right(ordered, 1.25 * ordered[count // 2])) / count
         made |= {"loss_variance": variance / mean**2, "stability": 100 * exp(-4 * sqrt(about) / mean) * (1 - rises)}
     return made
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct, field
 
 from trainbus.bus.events import Alert, AlertState, Severity
+from trainbus.plugins.anomaly.rules.base import STILL
 
 if TYPE_CHECKING:
     from trainbus.plugins.anomaly.memory import RunMemory
@@ -93,6 +94,9 @@ def take(memory: RunMemory, rule: AnyRule, key: str, run: str, observation: Obse
     if finding is None:
         return _quiet(memory, rule, key, run, observation, episode) if episode is not None else []
     if episode is not None:
+        if finding is STILL:
+            episode.quiet, episode.count, episode.last = 0, episode.count + 1, observation.step
+            return []
         return _again(memory, run, observation, episode, finding, rule)
     return _begin(memory, rule, key, run, observation, finding)
 

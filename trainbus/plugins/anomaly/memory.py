@@ -9,6 +9,7 @@ import msgspec
 from msgspec import Struct, field
 
 from trainbus.bus.events import Alert, Checkpoint
+from trainbus.plugins.anomaly.causes import StepSize
 from trainbus.plugins.anomaly.figures import Figures
 from trainbus.plugins.anomaly.incidents import Episode, Incident
 from trainbus.plugins.anomaly.track import Track
@@ -39,6 +40,22 @@ class Lowest(Struct, array_like=True):
     value: float
 
 
+class Following(Struct, array_like=True):
+    """A snapshot that still lacks the events after its alert.
+
+    Args:
+        path: Of the snapshot.
+        first: Offset after which its events begin.
+        alert: Offset of the alert.
+        left: So many events of the run are still to come.
+    """
+
+    path: str
+    first: int
+    alert: int
+    left: int
+
+
 class RunMemory(Struct, array_like=True):
     """One run.
 
@@ -55,6 +72,10 @@ class RunMemory(Struct, array_like=True):
         kept: Alerts for which a snapshot was made.
         samples: The last ones, for snapshots.
         ended: The run has ended.
+        size: How many examples a step sees.
+        odd: The last step saw another number than usual.
+        restarts: The configuration of the run names a schedule with warm restarts.
+        following: Snapshots that wait for the events after their alert.
         tracks: The windows of the watched series.
         memories: What each rule remembers, by series, then by rule.
         episodes: Rules that are broken now, by rule and series.
@@ -88,24 +109,27 @@ class RunMemory(Struct, array_like=True):
     kept: list[str] = field(default_factory=list)
     samples: list[dict[str, Any]] = field(default_factory=list)
     ended: bool = False
+    size: StepSize = field(default_factory=StepSize)
+    odd: bool = False
+    restarts: bool = False
+    following: list[Following] = field(default_factory=list)
 
-    def note(self, metric: str, step: int, value: float) -> bool:
-        """Add a value to the history; False when it belongs to one series too many."""
+    def history_of(self, metric: str) -> list[tuple[int, float]] | None:
+        """The last values of a series; None when it is one series too many."""
         values = self.history.get(metric)
-        if values is None:
-            if len(self.history) >= MAX_SERIES:
-                return False
+        if values is None and len(self.history) < MAX_SERIES:
             values = self.history[metric] = []
-        values.append((step, value))
-        if len(values) > HISTORY:
-            del values[0]
-        if metric[-4:] == "loss" and math.isfinite(value) and value != 0.0:
-            lowest = self.lowest.get(metric)
-            if lowest is None:
-                self.lowest[metric] = Lowest(step, value)
-            elif value < lowest.value:
-                lowest.step, lowest.value = step, value
-        return True
+        return values
+
+    def note_lowest(self, metric: str, step: int, value: float) -> None:
+        """Remember the lowest value of a loss; neither an exact 0.0 nor a NaN is one."""
+        if value == 0.0 or not math.isfinite(value):
+            return
+        known = self.lowest.get(metric)
+        if known is None:
+            self.lowest[metric] = Lowest(step, value)
+        elif value < known.value:
+            known.step, known.value = step, value
 
     def note_sample(self, sample: dict[str, Any]) -> None:
         """Remember one of the last samples."""

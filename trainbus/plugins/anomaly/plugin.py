@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import socket
 from datetime import datetime
+from itertools import chain, islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -19,8 +21,8 @@ from trainbus.plugins.anomaly.detector import Detector
 from trainbus.plugins.anomaly.evidence import metadata_of
 from trainbus.plugins.anomaly.incidents import PLUGIN
 from trainbus.plugins.anomaly.keeping import clean, is_due
-from trainbus.plugins.anomaly.memory import Kept, RunMemory, encode
-from trainbus.plugins.anomaly.snapshot import keep, snapshot_path, snapshot_root
+from trainbus.plugins.anomaly.memory import Following, Kept, RunMemory, encode
+from trainbus.plugins.anomaly.snapshot import add_events, keep, snapshot_path, snapshot_root
 
 if TYPE_CHECKING:
     import click
@@ -29,6 +31,8 @@ RUN_KEY = "run/"
 DAILY_KEY = "daily/"
 TIMER = 60.0
 """Seconds between two looks at the clock."""
+MAX_FOLLOWING = 16
+"""Snapshots of a run that wait for the events after their alert."""
 
 
 class AnomalyPlugin:
@@ -75,9 +79,10 @@ class AnomalyPlugin:
         self._feed(event, context)
 
     @hookimpl
-    def on_run_ended(self, event: events.RunEnded, context: Context) -> None:
-        """Open incidents of the run are cleared."""
+    async def on_run_ended(self, event: events.RunEnded, context: Context) -> None:
+        """Open incidents of the run are cleared; what snapshots still lack does not come any more."""
         self._feed(event, context)
+        await self._follow(event.run, context, over=True)
         context.state[RUN_KEY + event.run] = encode(self.detector.runs[event.run])  # bytes are not compared at every commit
         self._stored.discard(event.run)
 
@@ -118,6 +123,12 @@ class AnomalyPlugin:
             self._feed(event, context)
 
     @hookimpl
+    def on_job(self, event: events.Job, context: Context) -> None:
+        """A new data file has a level of its own."""
+        if event.run in self.detector.runs:
+            self._feed(event, context)
+
+    @hookimpl
     async def on_checkpoint(self, event: events.Checkpoint, context: Context) -> None:
         """Remember what could be kept; keep it, when an incident waits for the next one."""
         self._feed(event, context)
@@ -153,6 +164,7 @@ class AnomalyPlugin:
             return None
         now = datetime.now().astimezone()
         for run, memory in list(self.detector.runs.items()):
+            await self._follow(run, context)
             if not is_due(wanted.daily, now, context.state.get(DAILY_KEY + run, "")):
                 continue
             newest = max((one for one in memory.checkpoints if one.host == self.host), key=lambda one: one.step, default=None)
@@ -194,6 +206,12 @@ class AnomalyPlugin:
             evidence = {f"{name}_refused": reason}
         evidence[f"{name}_of"] = checkpoint.id
         memory.note_kept(alert.id)
+        wanted = self.config.snapshot
+        if "snapshot" in evidence and alert.offset >= 0 and wanted.events_after:
+            memory.following = [
+                *memory.following,
+                Following(evidence["snapshot"], alert.offset - wanted.events, alert.offset, wanted.events_after),
+            ][-MAX_FOLLOWING:]
         if alert.rule == "daily":
             context.logger.info("Daily snapshot of %s: %s", checkpoint.id, evidence)
             return
@@ -204,22 +222,44 @@ class AnomalyPlugin:
     def _snapshot(self, alert: events.Alert, metadata: dict[str, Any], checkpoint: Kept, context: Context, after: bool) -> str:
         wanted = self.config.snapshot
         target = snapshot_path(alert, checkpoint, wanted.directory, after=after)
-        around = [
-            event
-            for event in context.query(runs=[alert.run], after=max(alert.offset - wanted.events, 0) - 1, upto=alert.offset)
-            if event.kind != "heartbeat"
-        ] if alert.offset >= 0 and wanted.events else []  # fmt: skip
+        around = self._around(context, alert.run, alert.offset - wanted.events, alert.offset, 0) if wanted.events else b""
         for event in context.query(kinds=["run_started"], runs=[alert.run]):
             if isinstance(event, events.RunStarted):
                 metadata["run_config"] = event.config
-        lines = b"".join(to_json(event) + b"\n" for event in around)
         with context.lease(checkpoint.id, mode="shared", reason=f"snapshot for {alert.rule}"):
-            return str(keep(checkpoint, target, metadata, lines, min_free_bytes=wanted.min_free_bytes))
+            return str(keep(checkpoint, target, metadata, around, min_free_bytes=wanted.min_free_bytes))
+
+    @staticmethod
+    def _around(context: Context, run: str, first: int, alert: int, after: int) -> bytes:
+        """Events of a run about an offset as JSON lines: from ``first`` up to the alert, and so many after it."""
+        if alert < 0:
+            return b""  # not from the journal: the daily one
+        before = context.query(runs=[run], after=max(first, 0) - 1, upto=alert)
+        later = islice(context.query(runs=[run], after=alert), after)
+        return b"".join(to_json(event) + b"\n" for event in chain(before, later))
+
+    async def _follow(self, run: str, context: Context, *, over: bool = False) -> None:
+        """Add the events after the alert to the snapshots for which they are there now, or (the run is over) never will be."""
+        memory = self.detector.runs.get(run)
+        if memory is None:
+            return
+        after = self.config.snapshot.events_after
+        for one in [one for one in memory.following if one.left <= 0 or over or memory.ended]:
+            try:
+                around = await asyncio.to_thread(self._around, context, run, one.first, one.alert, after)
+                await asyncio.to_thread(add_events, Path(one.path), around)
+            except (TrainbusError, OSError) as error:  # no broker, a full disk: at the next look
+                context.logger.warning("The events after the alert can't be added to %s yet: %s", one.path, error)
+                continue
+            memory.following.remove(one)
+            self._store(run, context)
 
     def _feed(self, event: events.AnyEvent, context: Context) -> None:
         run = event.run
         alerts = self.detector.feed(event)
         memory = self.detector.runs[run]
+        for waiting in memory.following:
+            waiting.left -= event.offset > waiting.alert
         for alert in alerts:
             context.publish(alert)
             if self.config.actions:
@@ -237,6 +277,9 @@ class AnomalyPlugin:
         for decision in decide(self.config.actions, alert, memory):
             if not decision.dry_run and not decision.refused:
                 context.command(alert.run, decision.verb, reason=decision.reason, **decision.arguments)
+            untaken = decision.event(alert)
+            if untaken is not None:
+                context.publish(untaken)
             evidence = {"actions": [*alert.evidence.get("actions", []), decision.told()]}
             alert = _updated(alert, self.detector.annotate(alert.run, alert.id, **evidence), evidence, decision.told())
             context.publish(alert)

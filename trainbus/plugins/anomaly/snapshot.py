@@ -1,4 +1,4 @@
-"""Keeps a checkpoint by hard link before anything can delete it.
+"""Keeps a checkpoint by hard link (or reflink, or copy) before anything can delete it.
 
 A snapshot appears under its final name whole or not at all: it is built under a hidden name beside it and renamed. Taking it
 again (the alert came twice) finds it there. Only regular files and directories are taken; a symbolic link stays the link that it is.
@@ -7,6 +7,7 @@ again (the alert came twice) finds it there. Only regular files and directories 
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import math
 import os
@@ -26,7 +27,10 @@ MARKER = "trainbus_checkpoint.json"
 METADATA = "metadata.json"
 EVENTS = "events.jsonl"
 NO_LINK = frozenset({errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.EACCES})
-"""Errors after which a file is copied instead: another file system, one without hard links, too many of them."""
+"""Errors after which a file is cloned or copied instead: another file system, one without hard links, too many of them."""
+FICLONE = 0x40049409
+"""The ioctl of Linux that makes a file share another one's blocks until one of them is written (linux/fs.h): Btrfs, XFS, bcachefs, ZFS.
+It also works from one subvolume to another, where hard links don't."""
 
 
 class SnapshotRefused(TrainbusError):  # noqa: N818 - nothing is wrong with the program: the world does not allow a snapshot
@@ -82,7 +86,7 @@ def keep(checkpoint: Kept, target: Path, metadata: dict[str, Any], around: bytes
     partial = target.parent / f".partial-{target.name}"
     shutil.rmtree(partial, ignore_errors=True)  # of an earlier try that was killed
     try:
-        shutil.copytree(source, partial, symlinks=True, copy_function=_link_or_copy)
+        shutil.copytree(source, partial, symlinks=True, copy_function=link_or_copy)
         if around:
             _write_durably(partial / EVENTS, around)
         _write_durably(partial / METADATA, _json({**metadata, "snapshot": target.name}))
@@ -107,15 +111,40 @@ def _recognise(source: Path, checkpoint: Kept) -> None:
         raise SnapshotRefused(f"{source} now holds {found!r} instead of {checkpoint.id!r}.", path=str(source), found=found)
 
 
-def _link_or_copy(source: str, target: str) -> None:
+def add_events(target: Path, around: bytes) -> bool:
+    """Replace a snapshot's events.jsonl at once or not at all; False when the snapshot is gone."""
+    partial = target / f".partial-{EVENTS}"
+    try:
+        _write_durably(partial, around)
+        partial.replace(target / EVENTS)
+    except FileNotFoundError:
+        return False
+    _sync_directory(target)
+    return True
+
+
+def link_or_copy(source: str, target: str) -> None:
+    """One file: a second name of it, else a clone of its blocks, else a copy."""
     try:
         os.link(source, target, follow_symlinks=False)
     except OSError as error:
         if error.errno not in NO_LINK:
             raise
-        shutil.copy2(source, target)
+        if not _clone(source, target):
+            shutil.copyfile(source, target)
+        shutil.copystat(source, target)
         with Path(target).open("rb") as file:
             os.fsync(file.fileno())
+
+
+def _clone(source: str, target: str) -> bool:
+    """Share the blocks of ``source``; False where the file system does not offer that."""
+    with Path(source).open("rb") as old, Path(target).open("wb") as new:
+        try:
+            fcntl.ioctl(new.fileno(), FICLONE, old.fileno())
+        except OSError:
+            return False  # whatever it says: a copy is always possible, or fails with a better reason
+    return True
 
 
 def _size(directory: Path) -> int:

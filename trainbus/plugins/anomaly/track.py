@@ -6,7 +6,7 @@ rules judge a value and only then `Track.take`\\ s it. Non-finite values are nev
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
+from bisect import bisect_left, bisect_right, insort
 from math import isfinite
 
 from msgspec import Struct, field
@@ -60,19 +60,22 @@ class Track(Struct, array_like=True):
         values, ordered = self.values, self.ordered
         if values:
             if changes:
+                sizes, sizes_ordered = self.changes, self.changes_ordered
                 change = abs(value - values[-1])
-                self.changes.append(change)
-                insort(self.changes_ordered, change)
-                if len(self.changes) > WINDOW:
-                    del self.changes_ordered[bisect_left(self.changes_ordered, self.changes.pop(0))]
+                sizes.append(change)
+                insort(sizes_ordered, change)
+                if len(sizes) > WINDOW:
+                    del sizes_ordered[bisect_left(sizes_ordered, sizes.pop(0))]
             if step > self.step:
                 self.stride = step - self.step
         else:
             self.first, self.since = value, step
         values.append(value)
-        insort(ordered, value)
-        if len(values) > WINDOW:
-            del ordered[bisect_left(ordered, values.pop(0))]
+        oldest = values.pop(0) if len(values) > WINDOW else None
+        if oldest != value:  # else one equal value goes for the other: a constant learning rate
+            insort(ordered, value)
+            if oldest is not None:
+                del ordered[bisect_left(ordered, oldest)]
         self.count += 1
         self.step = step
         if value < 0:
@@ -97,6 +100,13 @@ class Track(Struct, array_like=True):
         """
         changes = self.changes_ordered
         return GAUSS * ROOT_HALF * changes[len(changes) // 2] if changes else 0.0
+
+    @property
+    def quantum(self) -> float:
+        """The smallest change between neighbours: in a log of rounded numbers the last digit, else next to nothing. 0.0 when unknown."""
+        changes = self.changes_ordered
+        place = bisect_right(changes, 0.0)
+        return changes[place] if place < len(changes) else 0.0
 
     @property
     def spread(self) -> float:

@@ -106,6 +106,7 @@ class Rule(ABC, Generic[C, M]):
         advice: One sentence: what to do.
         lasting: True when a finding is a condition that begins and ends; False when it is news that replaces the last news.
         survives: The memory is kept over a resume.
+        of_data: What is normal depends on the data and on the size of a step; when one of them changes, its baseline starts anew.
         uses_track: It looks at the values before.
         uses_noise: It looks at their noise.
         presets: In which of these it is switched on.
@@ -118,6 +119,7 @@ class Rule(ABC, Generic[C, M]):
     presets: ClassVar[frozenset[str]] = DEFAULT
     lasting: ClassVar[bool] = True
     survives: ClassVar[bool] = False
+    of_data: ClassVar[bool] = False
     uses_track: ClassVar[bool] = True
     uses_noise: ClassVar[bool] = False
     memory: type[M]

@@ -69,6 +69,7 @@ class Divergence(Rule[DivergenceConfig, Lowest]):
 
     name: ClassVar[str] = "divergence"
     kind: ClassVar[str] = "divergence"
+    of_data: ClassVar[bool] = True
     uses_noise: ClassVar[bool] = True
     advice: ClassVar[str] = "Stop and resume from a checkpoint before the rise, with a lower learning rate or a longer warm-up."
     memory = Lowest

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import isfinite
+from math import inf, isfinite
 from typing import TYPE_CHECKING, ClassVar
 
 from trainbus.bus.events import Severity
@@ -42,6 +42,14 @@ class NonFinite(Rule[NonFiniteConfig, Nothing]):
         return Finding(score=0.0, message=message, evidence={"value": value})
 
 
+MANY = 20
+"""Changes of which the smallest shows to how many digits a log is rounded."""
+ROUNDED = 0.002
+"""A log whose smallest change is more than this part of the value is rounded: equal neighbours are no wonder there."""
+AGAIN = 8
+"""Times as many repeats are needed then."""
+
+
 class StuckConfig(RuleConfig, kw_only=True, frozen=True, forbid_unknown_fields=True):
     """``[plugin.anomaly.rules.stuck_loss]``: the loss repeats one value to the last digit.
 
@@ -57,11 +65,13 @@ class StuckConfig(RuleConfig, kw_only=True, frozen=True, forbid_unknown_fields=T
 
 
 class Repeat(Memory, array_like=True):
-    """The last value and how often it came in a row; the level before it."""
+    """The last value and how often it came in a row; the level before it; how many changes there have been, and the smallest."""
 
     value: float = 0.0
     times: int = 0
     before: float = 0.0
+    changes: int = 0
+    smallest: float = inf
 
 
 class StuckLoss(Rule[StuckConfig, Repeat]):
@@ -82,11 +92,17 @@ class StuckLoss(Rule[StuckConfig, Repeat]):
         value = observation.value
         if value != memory.value or not memory.times:
             memory.before = track.median if track.count else value
+            if memory.times and isfinite(value):
+                memory.changes += 1
+                change = abs(value - memory.value)
+                if change < memory.smallest:
+                    memory.smallest = change
             memory.value, memory.times = value, 1
             return None
         memory.times += 1
         zero = value == 0.0 and memory.before > self.config.floor and memory.times >= self.config.zeros
-        if not zero and (memory.times < self.config.repeats or abs(value) < self.config.floor):
+        rounded = memory.changes >= MANY and memory.smallest > ROUNDED * abs(value)
+        if not zero and (memory.times < self.config.repeats * (AGAIN if rounded else 1) or abs(value) < self.config.floor):
             return None
         message = f"{observation.metric} has been exactly {value:.6g} for {memory.times} values up to step {observation.step}."
         return Finding(float(memory.times), message, {"value": value, "repeats": memory.times, "baseline": memory.before})

@@ -53,6 +53,7 @@ class GradSpike(Rule[GradSpikeConfig, Nothing]):
 
     name: ClassVar[str] = "grad_spike"
     kind: ClassVar[str] = "grad_spike"
+    of_data: ClassVar[bool] = True
     advice: ClassVar[str] = "Clip gradients by norm; if it comes again, look at the batch of this step and lower the learning rate."
     memory = Nothing
 
@@ -68,7 +69,7 @@ class GradSpike(Rule[GradSpikeConfig, Nothing]):
         ratio = value / median
         message = f"{observation.metric} {value:.4g} at step {observation.step} is {ratio:.1f} times {median:.4g}, the median before."
         evidence = {"value": value, "baseline": median, "spread": track.spread, "window": len(ordered), "factor": factor}
-        return Finding(ratio, message, evidence, "critical" if ratio >= config.critical_factor else None)
+        return Finding(ratio, message, evidence, "info" if run.odd else "critical" if ratio >= config.critical_factor else None)
 
 
 class GradVanishingConfig(RuleConfig, kw_only=True, frozen=True, forbid_unknown_fields=True):

@@ -25,6 +25,14 @@ NO_RATE = 12
 """Values of a learning rate that was never above 0: by then the loss would have begun to fall if that were only a rounded number."""
 
 
+HIGH = 1.25
+"""Times the median of the window: what is higher counts as this much, so that a spike does not hide how far the loss has fallen."""
+EPOCHS = 2
+"""In a run that tells its epochs: the loss of a fine-tuning often stays where it is until the data comes again."""
+FEW = 8
+"""Values in the window from which on that is known."""
+
+
 class PlateauConfig(RuleConfig, kw_only=True, frozen=True, forbid_unknown_fields=True):
     """``[plugin.anomaly.rules.plateau]``.
 
@@ -32,6 +40,7 @@ class PlateauConfig(RuleConfig, kw_only=True, frozen=True, forbid_unknown_fields
         share: So much of the run so far is flat.
         improvement: An improvement by less than this part of the loss over that stretch is none.
         min_samples: So many values are needed before the rule says anything.
+        min_steps: And so many steps since the first one; twice as many while the loss is where it began: small models often learn late.
         floor: A smaller loss is left alone: a language model at 1.5 nats a token has learned, and fine-tuning often stays near its start.
         high: The loss must still be above this part of its first value: below it, much was learned and flat means done.
         learning_rate: The series that tells why, when it has been 0 all the time.
@@ -42,6 +51,7 @@ class PlateauConfig(RuleConfig, kw_only=True, frozen=True, forbid_unknown_fields
     share: Fraction = 0.8
     improvement: Fraction = 0.005
     min_samples: Count = 100
+    min_steps: Count = 500
     floor: Ratio = 1.5
     high: Fraction = 0.5
     precision: Fraction = 0.01
@@ -58,6 +68,7 @@ class Blocks(Memory, array_like=True):
     count: int = 0
     lr_zero: int = 0
     since: int = -1
+    first: int = -1
 
     def take(self, value: float) -> bool:
         """Add a value; True when a block has become full."""
@@ -97,12 +108,15 @@ class Plateau(Rule[PlateauConfig, Blocks]):
         config, value = self.config, observation.value
         if not isfinite(value) or track.signed:
             return None
-        if run.epoch is not None and run.epoch < 1:
-            return None
-        full = memory.take(value)
+        cap = HIGH * track.median if track.count >= FEW else value
+        full = memory.take(value if value <= cap else cap)
+        if memory.first < 0:
+            memory.first = observation.step
         rate = run.tracks.get(config.learning_rate)
         if rate is not None and rate.count >= NO_RATE and rate.ordered[-1] == 0.0 and track.count >= NO_RATE:
             return self._without_rate(observation, track)
+        if run.epoch is not None and run.epoch < EPOCHS:
+            return None
         if not full or memory.count < config.min_samples:
             return STILL if memory.since >= 0 else None
         means = memory.means
@@ -116,6 +130,7 @@ class Plateau(Rule[PlateauConfig, Blocks]):
             and early - late < config.improvement * late
             and late > config.floor
             and late > config.high * track.first
+            and observation.step - memory.first >= config.min_steps * (2 if late > (1 - NOTICEABLE) * track.first else 1)
         )
         if not flat:
             memory.since = -1

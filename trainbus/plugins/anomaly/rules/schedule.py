@@ -14,6 +14,10 @@ SMALLEST = 0.01
 """Of the peak: smaller jumps are rounding."""
 OFF_PACE = 8.0
 """Times the largest change a step so far: in a warm-up, only such a jump is one."""
+NO_STEP = 10
+"""Equal values in a row before a step down that a schedule of steps would take."""
+STEPS_DOWN = (0.1, 0.2, 0.25, 0.3, 1 / 3, 0.5, 0.316227766)
+"""The parts that such schedules leave."""
 LEARNED = 0.9
 """A loss below this part of its first value has been learning: the learning rate can't have been 0."""
 
@@ -62,6 +66,7 @@ class Schedule(Memory, array_like=True):
     cycle: int = 0
     step: int = -1
     stride: int = 0
+    flat: int = 0
 
 
 class LearningRateGlitch(Rule[LearningRateConfig, Schedule]):
@@ -93,19 +98,20 @@ class LearningRateGlitch(Rule[LearningRateConfig, Schedule]):
             memory.zeros = 0
         stride = observation.step - memory.step
         if last >= 0.0 and memory.peak > 0.0 and found is None:
-            found = self._jump(memory, observation, stride)
+            found = self._jump(memory, observation, stride, run)
         memory.values += 1
         if last >= 0.0:
             if found is None and stride > 0:
                 memory.pace = max(memory.pace, abs(value - last) / stride)
             memory.steady = 0 if value > last else memory.steady + 1
+            memory.flat = memory.flat + 1 if value == last else 0
             memory.warm = memory.warm or value < last or memory.steady >= NO_WARM_UP
         if stride > 0:
             memory.stride = stride if not memory.stride else min(memory.stride, stride)
         memory.last, memory.step, memory.peak = value, observation.step, max(memory.peak, value)
         return found
 
-    def _jump(self, memory: Schedule, observation: Observation, stride: int) -> Finding | None:
+    def _jump(self, memory: Schedule, observation: Observation, stride: int, run: RunMemory) -> Finding | None:
         value, last, config = observation.value, memory.last, self.config
         distance = abs(value - last)
         # Upwards is never a decay: there a factor counts too, which finds a jump late in the schedule.
@@ -119,14 +125,15 @@ class LearningRateGlitch(Rule[LearningRateConfig, Schedule]):
             return None
         if value > last and last <= config.floor * memory.peak * 2 and value <= 1.05 * memory.peak:
             cycle = observation.step - memory.restarted if memory.restarted >= 0 else observation.step
-            known = config.restarts or (memory.restarted >= 0 and cycle >= 0.9 * memory.cycle)
+            known = config.restarts or run.restarts or (memory.restarted >= 0 and cycle >= 0.9 * memory.cycle)
             memory.restarted, memory.cycle = observation.step, cycle
             if known:
                 return None
         times = f"{value / last:.3g} times" if last > 0 else "up from"
         message = f"{observation.metric} jumped from {last:.4g} to {value:.4g} at step {observation.step}, {times} the value before."
         evidence = {"value": value, "baseline": last, "peak": memory.peak, "jump": distance / memory.peak, "threshold": config.jump}
-        return Finding(distance / memory.peak, message, evidence)
+        stepped = memory.flat >= NO_STEP and any(abs(value / last - part) < 0.01 * part for part in STEPS_DOWN)
+        return Finding(distance / memory.peak, message, evidence, "info" if stepped else None)
 
     def _zero(self, memory: Schedule, observation: Observation, run: RunMemory) -> Finding | None:
         config = self.config

@@ -99,6 +99,7 @@ class LevelShift(Rule[LevelShiftConfig, Sums]):
 
     name: ClassVar[str] = "level_shift"
     kind: ClassVar[str] = "level_shift"
+    of_data: ClassVar[bool] = True
     uses_noise: ClassVar[bool] = True
     advice: ClassVar[str] = "Look what changed here: data file, learning rate, sequence length, a resume."
     memory = Sums
@@ -114,7 +115,8 @@ class LevelShift(Rule[LevelShiftConfig, Sums]):
         noise = max(track.noise, 0.005 * abs(memory.level))
         if noise == 0.0:
             return None
-        z = max(-3.0, min(3.0, (value - memory.level) / noise))
+        z = (value - memory.level) / noise
+        z = 3.0 if z > 3.0 else -3.0 if z < -3.0 else z
         memory.level += noise * z * (config.forget if z > 0 else 5 * config.forget)
         if memory.sum <= 0.0:
             memory.since = observation.step

@@ -49,6 +49,8 @@ class LossSpikeConfig(RuleConfig, kw_only=True, frozen=True, forbid_unknown_fiel
 
 FORGET = 0.997
 """How fast a swing is forgotten, a value: half of it in 230."""
+NOTHING = 0.01
+"""A rise by less than this part of the first loss is none that anybody minds: 0.002 after 0.0002, when it began at 2."""
 MAX_EXPONENT = 20.0
 """So that a series that is all noise can't overflow."""
 RHYTHM = 4
@@ -92,6 +94,7 @@ class LossSpike(Rule[LossSpikeConfig, Spike]):
 
     name: ClassVar[str] = "loss_spike"
     kind: ClassVar[str] = "loss_spike"
+    of_data: ClassVar[bool] = True
     uses_noise: ClassVar[bool] = True
     advice: ClassVar[str] = (
         "Look at the batch and the learning rate of this step; if the loss does not come back, resume from the checkpoint before it."
@@ -107,7 +110,7 @@ class LossSpike(Rule[LossSpikeConfig, Spike]):
             return None
         if memory.since < 0 and not self._begins(memory, observation, track):
             return None
-        return self._follow(memory, observation, track.stride)
+        return self._follow(memory, observation, track.stride, run)
 
     def _begins(self, memory: Spike, observation: Observation, track: Track) -> bool:
         """High enough to look closer? Then the level and the bars are fixed until the spike is over."""
@@ -120,8 +123,10 @@ class LossSpike(Rule[LossSpikeConfig, Spike]):
         last = sorted(track.values[-3:])[1]
         if value <= (1 + config.lasting_threshold) * last:
             return False  # most values end here
-        noise = max(track.noise, config.noise_floor * level)
+        noise = max(track.noise, config.noise_floor * level, track.quantum / 2)
         level = min(level, last + 2 * noise)  # a steep fall without noise: the median of nine lags behind
+        if value - level <= NOTHING * track.first:
+            return False
         usual = config.swings * memory.swing
         relative = noise / level
         low = level * max(1 + config.lasting_threshold, 1 + usual, exp(min(config.lasting_deviations * relative, MAX_EXPONENT)))
@@ -133,7 +138,7 @@ class LossSpike(Rule[LossSpikeConfig, Spike]):
         memory.starts = [*memory.starts, track.count][-OFTEN:]
         return True
 
-    def _follow(self, memory: Spike, observation: Observation, stride: int) -> Finding | None:
+    def _follow(self, memory: Spike, observation: Observation, stride: int, run: RunMemory) -> Finding | None:
         config, value, level = self.config, observation.value, memory.level
         memory.high = ((memory.high << 1) | (value > memory.low)) & ((1 << config.within) - 1)
         # Half of the way keeps a spike going: it ends when the loss is back, not when it dips once.
@@ -147,7 +152,7 @@ class LossSpike(Rule[LossSpikeConfig, Spike]):
         if value <= (memory.low if lasting else memory.bar):
             return None
         warns = lasting or stride > 1 or rise > config.single
-        severity: Severity = config.severity if warns and not _is_habit(memory.starts) else "info"
+        severity: Severity = config.severity if warns and not run.odd and not _is_habit(memory.starts) else "info"
         message = f"{observation.metric} {value:.4g} at step {observation.step} is {rise:.0%} above {level:.4g}, its level before"
         message += f" step {memory.since}." if memory.seen > 1 else "."
         evidence = {

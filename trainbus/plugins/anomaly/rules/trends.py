@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 from math import isfinite, sqrt
+from operator import gt
 from typing import TYPE_CHECKING, Annotated, ClassVar, TypeAlias
 
 from msgspec import Meta, field
@@ -73,7 +74,7 @@ class RisingLoss(Rule[RisingConfig, Nothing]):
         values = last(track, observation.value, config.window)
         if values is None:
             return None
-        share = sum(late > early for early, late in pairwise(values)) / (len(values) - 1)
+        share = sum(map(gt, values[1:], values)) / (len(values) - 1)
         if share < config.share:
             return None
         message = (
@@ -110,11 +111,11 @@ class FlatLoss50(Rule[FlatConfig, Nothing]):
     def judge(self, memory: Nothing, observation: Observation, track: Track, run: RunMemory) -> Finding | None:
         """Flat?"""
         config, values, value = self.config, track.values, observation.value
-        count = config.window
-        if len(values) < count - 1 or not isfinite(value):
+        count, have = config.window, len(values)
+        if have < count - 1 or not isfinite(value):
             return None
         half = count // 2
-        middle = len(values) + 1 - (count - half)
+        middle = have + 1 - (count - half)
         early = sum(values[middle - half : middle]) / half
         late = (sum(values[middle:]) + value) / (count - half)
         if early <= 0 or abs(early - late) >= config.improvement * early:

@@ -43,9 +43,10 @@ class Window(Memory, array_like=True):
             return
         if not breaks:
             self.held = 0
-        self.values.append(value)
-        if len(self.values) > size:
-            del self.values[0]
+        values = self.values
+        values.append(value)
+        if len(values) > size:
+            del values[0]
 
 
 def mean(values: list[float]) -> float:
@@ -82,7 +83,8 @@ class SpikeOverMean(Rule[SpikeMeanConfig, Window]):
         value, config = observation.value, self.config
         if not isfinite(value) or value == 0.0:
             return None
-        baseline = mean(memory.values) if len(memory.values) >= config.window else 0.0
+        values = memory.values
+        baseline = sum(values) / len(values) if len(values) >= config.window else 0.0
         breaks = baseline > 0 and value > (1 + config.threshold) * baseline
         memory.add(value, config.window, breaks=breaks)
         if not breaks:
@@ -215,8 +217,10 @@ class RateZScore(Rule[RateZConfig, Window]):
         z = 0.0
         if len(memory.values) >= config.min_samples:
             center = mean(memory.values)
-            spread = max(deviation(memory.values, center), config.floor * abs(last))
-            z = (change - center) / spread if spread > 0 else 0.0
+            floor = config.floor * abs(last)
+            if abs(change - center) > config.threshold * floor:  # most values end here, before the scatter is worked out
+                spread = max(deviation(memory.values, center), floor)
+                z = (change - center) / spread if spread > 0 else 0.0
         breaks = abs(z) > config.threshold
         memory.add(change, config.window, breaks=breaks)
         if not breaks:
