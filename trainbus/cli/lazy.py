@@ -33,6 +33,7 @@ LAZY: dict[str, Lazy] = {
     "down": Lazy("Bus", "trainbus.cli.down:command", "Stop the plugins and the broker."),
     "service": Lazy("Bus", "trainbus.cli.service:command", "Print a systemd unit for `trainbus up`."),
     "train": Lazy("Training", "trainbus.cli.train:command", "Fine-tune a model on a JSONL file."),
+    "exec": Lazy("Training", "trainbus.cli.exec:command", "Run any training command, watched and supervised."),
     "control": Lazy("Training", "trainbus.cli.control:command", "Pause, resume, stop or otherwise steer a run."),
     "plugins": Lazy("Plugins", "trainbus.cli.plugins:command", "List, add, remove or restart plugins."),
     "attach": Lazy("Plugins", "trainbus.cli.attach:command", "Run one plugin by hand against a running broker."),
