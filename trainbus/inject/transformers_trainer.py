@@ -10,6 +10,8 @@ from typing import Any
 from trainbus.inject import runs
 from trainbus.inject.frameworks import guarded, wrap
 
+_ours: set[Any] = set()
+
 
 def inject(module: ModuleType) -> None:
     """Every ``train()`` of every Trainer begins with attaching the callback to it."""
@@ -31,13 +33,13 @@ def _attach(trainer: Any) -> Any:
         return None
     from trainbus.trainer_node.callback import TrainbusCallback, attach
 
-    known = [one for one in trainer.callback_handler.callbacks if isinstance(one, TrainbusCallback)]
-    if known and not any(getattr(one, "injected", False) for one in known):
-        return None  # the script has attached one by itself
-    for one in known:
-        one.unbind()
+    for known in [one for one in trainer.callback_handler.callbacks if isinstance(one, TrainbusCallback)]:
+        if known not in _ours:
+            return None  # the script has attached one by itself
+        known.unbind()  # of an earlier train() of this Trainer
+        _ours.discard(known)
     callback = attach(trainer, runs.begin(_config(trainer)))
-    callback.injected = True
+    _ours.add(callback)
     return callback
 
 

@@ -38,7 +38,8 @@ CAUSES: tuple[Cause, ...] = (
         "shared_memory",
         "shared memory (/dev/shm) was used up",
         "Give the container more (docker run --shm-size=8g, or --ipc=host), or use fewer DataLoader workers.",
-        r"insufficient shared memory|unable to (?:open|allocate|mmap).{0,40}shared memory|No space left on device.{0,40}/dev/shm|/torch_\d+_\d+",
+        r"insufficient shared memory|unable to (?:open|allocate|mmap).{0,40}shared memory|No space left on device.{0,40}/dev/shm"
+        r"|/torch_\d+_\d+",
     ),
     _cause(
         "disk_full",
@@ -115,7 +116,7 @@ CAUSES: tuple[Cause, ...] = (
     _cause("file", "a file is not where it was looked for", "Look at the path, and at the folder that it starts in (--cwd).",
         r"^(?:\w+\.)*FileNotFoundError: |can't open file '"),
     _cause("usage", "the command line or a setting was refused", "See the command's --help.",
-        r": error: (?:unrecognized arguments|the following arguments|argument |ambiguous option)|^Usage: |^(?:\w+\.)*(?:ConfigError|HydraException)"),
+        r": error: (?:unrecognized arguments|the following arguments|argument |ambiguous option)|^Usage: |^(?:\w+\.)*ConfigError"),
     _cause("syntax", "the program is no valid Python", "Mend the line that it names.", r"^(?:SyntaxError|IndentationError|TabError): "),
 )  # fmt: skip
 """The first that fits holds: what is special stands before what is general."""

@@ -1,4 +1,7 @@
-"""Starts the command: in a process group (with a terminal: a session) of its own, with our signal mask undone, and its output in our hands."""
+"""Starts the command, with its output in our hands.
+
+It has a process group of its own (a session where there is a terminal), so that a signal can be sent to all of it.
+"""
 
 from __future__ import annotations
 

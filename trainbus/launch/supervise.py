@@ -121,7 +121,7 @@ class Supervisor:
             watching = threading.Thread(target=self._watch, name="trainbus-watch", daemon=True)
             watching.start()
             self._pump(child, until=lambda: self._ended is not None)
-            told, stuck = ([], []) if self._leave else leftovers.end_leftovers(child.pid, lambda seconds: self._pass(child, seconds))
+            told, stuck = ([], []) if self._leave else leftovers.end_leftovers(child.pid, lambda seconds: self._idle(child, seconds))
             while self._pass(child, 0.0):
                 pass
         finally:
@@ -190,6 +190,9 @@ class Supervisor:
     def _pump(self, child: Child, until: Callable[[], bool]) -> None:
         while not until():
             self._pass(child, IDLE)
+
+    def _idle(self, child: Child, seconds: float) -> None:
+        self._pass(child, seconds)
 
     def _pass(self, child: Child, seconds: float) -> bool:
         """Pass on what is there, waiting at most so long for something; False when there was nothing."""

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 NOT_STEERED = "this training has a loop of its own, which a tracker can't steer"
 
 
-class TrainbusTracker(GeneralTracker):  # type: ignore[misc]
+class TrainbusTracker(GeneralTracker):
     """Publishes what ``accelerator.log(values, step=...)`` is given, on the main process.
 
     Values named ``val_*``, ``eval_*`` or ``test_*`` are an evaluation, all others belong to the step. Without ``step`` the calls are

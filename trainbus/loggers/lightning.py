@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from argparse import Namespace
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainbus.loggers.sorting import publish
@@ -53,7 +54,8 @@ class TrainbusLogger(Logger):
     @property
     def experiment(self) -> Run | None:
         """The run; it begins when it is first used. None on other processes than the first."""
-        return self._begun()
+        run: Run | None = self._begun()
+        return run
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
@@ -94,8 +96,6 @@ class TrainbusLogger(Logger):
 
 
 def _modified(path: str) -> float:
-    from pathlib import Path
-
     try:
         return Path(path).stat().st_mtime
     except OSError:
