@@ -19,8 +19,8 @@ from trainbus.bus.events import Eval, Step
 from trainbus.plugins.anomaly.backtest import scoring
 from trainbus.plugins.anomaly.backtest.findings import backtest
 from trainbus.plugins.anomaly.backtest.labels import beside, read_labels
-from trainbus.plugins.anomaly.backtest.readers import read
 from trainbus.plugins.anomaly.config import AnomalyConfig
+from trainbus.sources.histories import read
 
 GRID = {
     ("loss_spike", "threshold"): (0.2, 0.25, 0.3),

@@ -19,8 +19,8 @@ from pathlib import Path
 from trainbus.bus.events import Eval, Step
 from trainbus.plugins.anomaly.backtest.findings import backtest
 from trainbus.plugins.anomaly.backtest.labels import beside, read_labels
-from trainbus.plugins.anomaly.backtest.readers import read
 from trainbus.plugins.anomaly.config import AnomalyConfig
+from trainbus.sources.histories import read
 
 BEFORE, AFTER = 1_200, 600
 """Values around the place of an injection that are looked at; enough for every window."""

@@ -19,11 +19,11 @@ from trainbus.plugins.anomaly.backtest import plot as drawing
 from trainbus.plugins.anomaly.backtest import scoring
 from trainbus.plugins.anomaly.backtest.findings import FoundLine, backtest
 from trainbus.plugins.anomaly.backtest.labels import NAMES, beside, read_labels
-from trainbus.plugins.anomaly.backtest.readers import FORMATS, read
-from trainbus.plugins.anomaly.backtest.tensorboard import PATTERN
 from trainbus.plugins.anomaly.config import AnomalyConfig, Preset
 from trainbus.plugins.anomaly.detector import KINDS
 from trainbus.plugins.anomaly.incidents import RANK
+from trainbus.sources.histories import FORMATS, read
+from trainbus.sources.tensorboard import PATTERN
 
 SECTION = "plugin.anomaly"
 

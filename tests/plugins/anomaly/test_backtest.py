@@ -13,8 +13,8 @@ from trainbus.errors import DataError
 from trainbus.plugins.anomaly.backtest import plot, scoring
 from trainbus.plugins.anomaly.backtest.findings import FoundLine, backtest
 from trainbus.plugins.anomaly.backtest.labels import beside, read_labels
-from trainbus.plugins.anomaly.backtest.readers import read
 from trainbus.plugins.anomaly.detector import Detector
+from trainbus.sources.histories import read
 
 
 def test_a_csv_row_is_a_step_and_an_evaluation(tmp_path):

@@ -6,8 +6,8 @@ from trainbus.bus.events import Eval, Step
 from trainbus.plugins.anomaly.backtest import scoring
 from trainbus.plugins.anomaly.backtest.findings import backtest
 from trainbus.plugins.anomaly.backtest.labels import beside, read_labels
-from trainbus.plugins.anomaly.backtest.readers import read
 from trainbus.plugins.anomaly.config import AnomalyConfig
+from trainbus.sources.histories import read
 
 
 @pytest.fixture(scope="module")

@@ -1,16 +1,11 @@
-"""Recorded histories of other programs as events: CSV, JSONL, trainer_state.json, TensorBoard.
-
-A row becomes a step event with what was logged in training, an eval event with what an evaluation gave, or both, in this order. Names
-are those of transformers' logs; ``train_loss``, ``lr``, ``val_loss`` and their like are understood. Time stands still unless
-the file tells it: rules about time stay silent then.
-"""
+"""Recorded histories of other programs as events: CSV, JSONL, trainer_state.json, TensorBoard. What a row becomes is in `rows`."""
 
 from __future__ import annotations
 
 import csv
 import json
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +13,9 @@ import msgspec
 
 from trainbus.bus import events
 from trainbus.errors import DataError
+from trainbus.sources.rows import from_rows
+from trainbus.sources.tensorboard import read_folder
 
-TRAIN_NAMES = {"train_loss": "loss", "train/loss": "loss", "training_loss": "loss", "lr": "learning_rate", "train/lr": "learning_rate",
-               "train/grad_norm": "grad_norm", "gradient_norm": "grad_norm", "train/learning_rate": "learning_rate"}  # fmt: skip
-EVAL_PREFIXES = ("eval_", "eval/", "val_", "val/", "valid_", "valid/", "validation_", "validation/", "test_", "test/")
-STEP_NAMES = ("step", "global_step", "_step", "iter", "iteration", "train/global_step")
-TIME_NAMES = ("time", "timestamp", "_timestamp", "wall_time")
 FORMATS = (".csv", ".tsv", ".jsonl", ".ndjson", ".json")
 """Endings of files that can be read."""
 BACK_TO = {"null": math.nan, "none": math.nan}
@@ -38,8 +30,6 @@ def read(path: Path) -> Iterator[events.AnyEvent]:
     if path.is_dir():
         if (path / "trainer_state.json").is_file():
             return read(path / "trainer_state.json")
-        from trainbus.plugins.anomaly.backtest.tensorboard import read_folder  # which needs `from_rows`
-
         return read_folder(path)
     if not path.is_file():
         raise DataError(
@@ -51,32 +41,6 @@ def read(path: Path) -> Iterator[events.AnyEvent]:
         hint = f"The name must end in one of {', '.join(readers)}, or be a TensorBoard folder."
         raise DataError(f"{path}: {path.suffix or 'no ending'} is no known format.", hint=hint, file=str(path))
     return reader(path)
-
-
-def from_rows(rows: Iterable[dict[str, Any]], run: str) -> Iterator[events.AnyEvent]:
-    """Rows of names and numbers as events. A row without a step gets the number of the row."""
-    known = -1
-    for number, row in enumerate(rows):
-        step = next((row[name] for name in STEP_NAMES if isinstance(row.get(name), int | float)), None)
-        known = number if step is None else int(step)
-        stamp = next((row[name] for name in TIME_NAMES if isinstance(row.get(name), int | float)), 0)
-        # Seconds since the epoch or since the start; ns and ms stamps are larger than any of these.
-        time = int(stamp if stamp > 1e17 else stamp * 1e6 if stamp > 1e11 else stamp * 1e9) if math.isfinite(stamp) else 0
-        epoch = row.get("epoch", row.get("train/epoch"))
-        train: dict[str, float] = {}
-        evaluation: dict[str, float] = {}
-        for name, value in row.items():
-            if name in STEP_NAMES or name in TIME_NAMES or name in ("epoch", "train/epoch") or not isinstance(value, int | float):
-                continue
-            prefix = next((prefix for prefix in EVAL_PREFIXES if name.startswith(prefix)), None)
-            if prefix is not None:
-                evaluation[name.removeprefix(prefix)] = float(value)
-            else:
-                train[TRAIN_NAMES.get(name, name)] = float(value)
-        if train:
-            yield events.Step(run=run, step=known, time=time, epoch=epoch if isinstance(epoch, float) else None, metrics=train)
-        if evaluation:
-            yield events.Eval(run=run, step=known, time=time, metrics=evaluation)
 
 
 def _csv(path: Path) -> Iterator[events.AnyEvent]:
@@ -114,7 +78,7 @@ def _jsonl(path: Path) -> Iterator[events.AnyEvent]:
         yield from lines
 
     if isinstance(first.get("kind"), str) and first["kind"] in events.BY_KIND:
-        return (_event(row) for row in rows() if row.get("kind") in events.BY_KIND)
+        return (exported_event(row) for row in rows() if row.get("kind") in events.BY_KIND)
     return from_rows(rows(), path.stem)
 
 
@@ -133,7 +97,7 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
             yield row
 
 
-def _event(row: dict[str, Any]) -> events.AnyEvent:
+def exported_event(row: dict[str, Any]) -> events.AnyEvent:
     """An exported event: numbers that JSON can't hold come back from the flag beside them."""
     for place, name in row.pop("not_finite", {}).items():
         inner: Any = row

@@ -13,7 +13,7 @@ from typing import Any
 
 from trainbus.bus import events
 from trainbus.errors import DataError
-from trainbus.plugins.anomaly.backtest.readers import from_rows
+from trainbus.sources.rows import from_rows
 
 PATTERN = "*tfevents*"
 MAX_RECORD = 64 * 1024 * 1024
