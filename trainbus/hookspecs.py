@@ -4,8 +4,9 @@ A plugin is any object (module, class or instance) registered under the entry-po
 are marked with `hookimpl`. Each hook may be a plain function or a coroutine; it may leave out arguments that it doesn't need.
 
 Delivery is at least once: after a crash the last events come again, in order, so a hook must be a function of the events, their
-stamped times and ``context.state``, and an alert's id must follow from these. Each hook says when it is called, what raising does and
-what replay means for it; a test sees to that. Never are two hooks with events called at once, except `every`, see there.
+stamped times and ``context.state``, and an alert's id must follow from these. A hook that raises is logged with its event, counted
+and reported on the bus; the plugin goes on with the next event. Unless a hook says otherwise below, that is what raising does and
+what replay means for it.
 """
 
 from __future__ import annotations
@@ -25,10 +26,7 @@ if TYPE_CHECKING:
     import click
 
 HOOK_API = 1
-"""The version of the contract between plugins and trainbus; docs/plugins.md says what it promises.
-
-Raised when a hook changes its meaning or loses an argument. New hooks, and new arguments that a plugin may leave out, don't raise it.
-"""
+"""Raised when a hook changes its meaning or arguments. New hooks and new optional arguments don't raise it."""
 
 ENTRY_POINT_GROUP = "trainbus.plugins"
 

@@ -20,10 +20,7 @@ def commands_of_plugin(name: str) -> click.Command | None:
         PluginError: The plugin can't be imported.
     """
     manager = _load(name)
-    try:
-        commands = [command for some in manager.hook.cli_commands() for command in some] if manager is not None else []
-    except Exception as error:
-        raise _broken(name, error) from error
+    commands = [command for some in manager.hook.cli_commands() for command in some] if manager is not None else []
     if not commands:
         return None
     return click.Group(name, commands={str(command.name): command for command in commands}, help=f"Commands of the plugin {name}.")
@@ -38,10 +35,7 @@ def schema_of_plugin(name: str) -> type[msgspec.Struct] | None:
     manager = _load(name)
     if manager is None:
         raise PluginError(f"No plugin {name} is installed.", hint="`trainbus plugins list` shows which are.", plugin=name)
-    try:
-        schemas: list[type[msgspec.Struct]] = manager.hook.config_schema()
-    except Exception as error:
-        raise _broken(name, error) from error
+    schemas: list[type[msgspec.Struct]] = manager.hook.config_schema()
     return schemas[0] if schemas else None
 
 
@@ -62,10 +56,6 @@ def _load(name: str) -> pluggy.PluginManager | None:
         manager.add_hookspecs(Hooks)
         manager.register(loaded() if isinstance(loaded, type) else loaded, name=name)
     except Exception as error:
-        raise _broken(name, error) from error
+        problem = f"The plugin {name} can't be loaded: {type(error).__name__}: {error}"
+        raise PluginError(problem, hint="Install what it needs, or ask those who made it.", plugin=name) from error
     return manager
-
-
-def _broken(name: str, error: Exception) -> PluginError:
-    problem = f"The plugin {name} can't be loaded: {type(error).__name__}: {error}"
-    return PluginError(problem, hint=f"Install what it needs, or ask those who made it: `trainbus plugins check {name}`.", plugin=name)

@@ -63,10 +63,7 @@ class Loaded:
         return any(inspect.iscoroutinefunction(impl.function) for impl in getattr(self.manager.hook, hook).get_hookimpls())
 
     def _ask_schema(self, plugin: Installed) -> type[msgspec.Struct] | None:
-        try:
-            answers = self.manager.hook.config_schema() if "config_schema" in self.hooks else []
-        except Exception as error:
-            raise _broken(plugin, "can't say its settings", error) from error
+        answers = self.manager.hook.config_schema() if "config_schema" in self.hooks else []
         if not answers:
             return None
         schema = answers[0]
