@@ -16,6 +16,7 @@ from trainbus.cli.output import duration, note, size
 from trainbus.errors import ConfigError
 from trainbus.launch.environment import default_name
 from trainbus.launch.supervise import Ending, Supervisor
+from trainbus.sources.patterns import own_pattern
 
 
 @click.command(name="exec", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
@@ -24,6 +25,13 @@ from trainbus.launch.supervise import Ending, Supervisor
 @click.option("--cwd", type=click.Path(path_type=Path), metavar="FOLDER", help="Where the command works. Default: here.")
 @click.option("--no-inject", is_flag=True, help="Give no callback to transformers, Lightning and Accelerate.")
 @click.option("--keep-children", is_flag=True, help="Leave processes alone that the command leaves behind; without this they end with it.")
+@click.option(
+    "--pattern",
+    "expressions",
+    multiple=True,
+    metavar="REGEX",
+    help="Read steps from lines of the output that this matches: named groups are metrics; step is the step. Repeatable.",
+)
 @click.option("--quiet", "-q", is_flag=True, help="Say nothing about the end on stderr.")
 @config_options
 @click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="-- COMMAND [ARGUMENTS]...")
@@ -33,6 +41,7 @@ def command(
     cwd: Path | None,
     no_inject: bool,
     keep_children: bool,
+    expressions: tuple[str, ...],
     quiet: bool,
     config_path: Path | None,
     overrides: tuple[str, ...],
@@ -60,6 +69,7 @@ def command(
         inject=not no_inject,
         leave=keep_children,
         settings=settings,
+        patterns=[own_pattern("--pattern", expression) for expression in expressions],
     )
     ending = supervisor.run()
     if not quiet:

@@ -67,6 +67,10 @@ class Account:
         with self._lock:
             self._publisher.publish(event)
 
+    def joined(self) -> bool:
+        """Whether a training process publishes by itself."""
+        return bool(self._ledger.entries())
+
     def opened(self) -> bool:
         """Whether a training process publishes by itself; hands the run over to it, and ends runs that others have left."""
         entries = self._ledger.entries()

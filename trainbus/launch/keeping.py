@@ -1,10 +1,9 @@
-"""The command's output in a file, byte for byte, rotated; its last lines; and the lines as they come."""
+"""The command's output in a file, byte for byte, rotated; and its last lines."""
 
 from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
@@ -63,14 +62,9 @@ class KeptOutput:
 
 
 class Lines:
-    """Output as lines: the last ones, and each as it is completed for who wants it.
+    """The last lines of the output, without colours and without what a progress bar has wiped out."""
 
-    Args:
-        line: Called with each line, without colours.
-    """
-
-    def __init__(self, line: Callable[[str], None]) -> None:
-        self._line = line
+    def __init__(self) -> None:
         self._splitters: dict[int, LineSplitter] = {}
         self.last: deque[str] = deque(maxlen=LAST_LINES)
 
@@ -90,4 +84,3 @@ class Lines:
         text = ESCAPES.sub("", line).rstrip()
         if text:
             self.last.append(text[:MAX_LINE])
-            self._line(text)

@@ -19,12 +19,14 @@ from trainbus.bus.config import BusConfig
 from trainbus.bus.joining import Ledger
 from trainbus.launch import leftovers
 from trainbus.launch.account import Account
-from trainbus.launch.child import Child, start
+from trainbus.launch.child import Child, Stream, start
 from trainbus.launch.environment import supervised
 from trainbus.launch.keeping import KeptOutput, Lines
+from trainbus.launch.reading import OutputReader
 from trainbus.launch.resources import Resources
 from trainbus.launch.signals import Ended, Sent, Signals, block
 from trainbus.launch.verdict import Verdict, judge
+from trainbus.sources.patterns import BUILT_IN, Pattern
 
 CHUNK = 65_536
 SECOND_LOOK = 1.0
@@ -64,6 +66,7 @@ class Supervisor:
         inject: Whether frameworks in it are given a callback.
         leave: Whether processes that it leaves behind may stay.
         settings: Of the bus.
+        patterns: Of lines of output that tell of steps, before those that are known anyway.
     """
 
     def __init__(
@@ -78,12 +81,14 @@ class Supervisor:
         inject: bool,
         leave: bool,
         settings: BusConfig,
+        patterns: Sequence[Pattern] = (),
     ) -> None:
         self._command, self._run, self._name, self._root, self._cwd = command, run, name, root, cwd
         self._inject, self._leave, self._settings = inject, leave, settings
         self._environment = environment
         self._kept = KeptOutput(root / "logs" / "exec" / f"{run}.log", settings.log_bytes, settings.log_files)
-        self._lines = Lines(self._line)
+        self._lines = Lines()
+        self._reader = OutputReader([*patterns, *BUILT_IN])
         self._ended: Ended | None = None
         self._over = threading.Event()
         self._keys = bytearray()
@@ -223,10 +228,15 @@ class Supervisor:
             self._kept.write(data)
             self._lines.feed(stream.sink, data)
             _write(stream.sink, data)
+            self._read_lines(stream, data)
         return moved
 
-    def _line(self, line: str) -> None:
-        """A line of output: for what knows patterns, as long as no training process tells more."""
+    def _read_lines(self, stream: Stream, data: bytes) -> None:
+        """Only as long as no training process publishes by itself: it knows more than it prints."""
+        found = [] if self._joined else self._reader.feed(stream.sink, data)
+        if found and not self._account.joined():  # what it printed may be seen here before it is seen to have joined
+            for event in found:
+                self._account.publish(event)
 
 
 def _read(source: int) -> bytes | None:
