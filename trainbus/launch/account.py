@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from trainbus.bus.config import BusConfig
 from trainbus.bus.drain import drain_orphans
-from trainbus.bus.events import Event, RunEnded, RunOutcome, RunStarted
+from trainbus.bus.events import Event, RunEnded, RunOutcome, RunStarted, Step
 from trainbus.bus.joining import Entry, Ledger
 from trainbus.bus.publisher import Publisher
 from trainbus.errors import TrainbusError
@@ -64,6 +64,8 @@ class Account:
 
     def publish(self, event: Event) -> None:
         """Any event of the run. Thread-safe."""
+        if isinstance(event, Step):
+            self._step = event.step
         with self._lock:
             self._publisher.publish(event)
 
@@ -101,7 +103,7 @@ class Account:
         runs = [entry.run for entry in entries if entry.state == "opened"]
         run = runs[-1] if runs else self.run
         known = _leaving(entries).get(run)
-        step = known.step if known is not None else None
+        step = known.step if known is not None else self._step
         outcome, reason = verdict.outcome, verdict.reason
         if ended.exit_code == 0 and known is not None and known.outcome in ("stopped", "failed"):
             outcome, reason = _outcome(known), known.reason

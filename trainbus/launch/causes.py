@@ -58,8 +58,9 @@ CAUSES: tuple[Cause, ...] = (
         "nan",
         "a value became NaN or infinite",
         "Lower the learning rate, clip gradients, look at the batch of that step, and try bf16 in place of fp16.",
-        r"(?i)returned nan values|loss (?:is|was|became|=|:) ?(?:nan|inf)|\bnan\b.{0,60}\b(?:loss|detected|encountered)"
-        r"|(?:loss|detected|encountered|contains?|found).{0,60}\b(?:nan|inf)\b|^FloatingPointError",
+        r"(?i)returned nan values|^FloatingPointError"
+        r"|\b(?:loss|grad\w*|norm|outputs?|inputs?|tensors?|values?|logits)\b.{0,40}\b(?:is|are|was|were|became|contains?|has)\b.{0,25}\b(?:nan|inf)"
+        r"|\b(?:nan|inf)s?\b.{0,40}\b(?:detected|encountered|found)|\b(?:detected|encountered|found)\b.{0,40}\b(?:nan|inf)s?\b",
     ),
     _cause(
         "gpu_assert",
@@ -75,17 +76,17 @@ CAUSES: tuple[Cause, ...] = (
         r"|CUDA error: (?:invalid device|unknown error|uncorrectable ECC)|Torch not compiled with CUDA|Found no NVIDIA driver",
     ),
     _cause(
+        "port",
+        "a port is taken",
+        "Another training on this machine uses it: choose another --master-port (torchrun --master-port 0 lets the system choose).",
+        r"(?i)EADDRINUSE|address already in use",
+    ),
+    _cause(
         "communication",
         "processes of the training lost each other",
         "Look for the rank that failed or hung first; NCCL_DEBUG=INFO tells more, and a longer timeout helps only where one is slow.",
         r"Watchdog caught collective operation timeout|NCCL error|ncclSystemError|ncclRemoteError|Connection closed by peer \["
         r"|Timed out waiting for clients|DistNetworkError|DistStoreError|Gloo connectFullMesh failed",
-    ),
-    _cause(
-        "port",
-        "a port is taken",
-        "Another training on this machine uses it: choose another --master-port (torchrun --master-port 0 lets the system choose).",
-        r"(?i)EADDRINUSE|address already in use",
     ),
     _cause(
         "hub",
@@ -122,12 +123,23 @@ CAUSES: tuple[Cause, ...] = (
 """The first that fits holds: what is special stands before what is general."""
 
 EXCEPTION = re.compile(r"^(?:\[rank\d+\]: ?)?((?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Exit|Interrupt|Warning)\w*)(?::\s*(.*))?$")
+TRACEBACK = "Traceback (most recent call last)"
 RANK = re.compile(r"^\[rank\d+\]: ?")
 
 
+LAUNCHER = re.compile(r"ChildFailedError|CalledProcessError|ProcessRaisedException|ProcessExitedException")
+"""Exceptions that launchers raise because another process has failed, whose last words stand before."""
+
+
 def cause_of(lines: Sequence[str]) -> tuple[Cause, str] | None:
-    """What the last lines speak of, with the line that says so; None when nothing is known of it."""
+    """What the last lines speak of, with the line that says so; None when nothing is known of it.
+
+    Where they end in a traceback, that one counts: what was logged before it may speak of anything.
+    """
     plain = [RANK.sub("", line) for line in lines]
+    begins = [number for number, line in enumerate(plain) if line.startswith(TRACEBACK)]
+    if begins and not any(LAUNCHER.search(line) for line in plain[begins[-1] :]):
+        plain = plain[begins[-1] :]
     for cause in CAUSES:
         for line in reversed(plain):
             if cause.pattern.search(line):
