@@ -25,10 +25,15 @@ def write(tmp_path):
     return make
 
 
+@pytest.mark.timeout(400)
 def test_transformers_trainer_publishes_every_raw_loss_without_a_change_to_the_script(execute, published, tmp_path):
     """NaN included, which Trainer itself logs as 0; its output is what it is without us; checkpoints are published."""
     result = execute(
-        sys.executable, str(SCRIPTS / "hf_trainer.py"), options=("--run", "r", "--name", "n"), env={**OFFLINE, "NAN_AT": "3", "FAIL": "1"}
+        sys.executable,
+        str(SCRIPTS / "hf_trainer.py"),
+        options=("--run", "r", "--name", "n"),
+        env={**OFFLINE, "NAN_AT": "3", "FAIL": "1"},
+        timeout=380.0,
     )
     assert result.returncode == 1, result.stderr
     assert "this program is not watched" not in result.stderr
