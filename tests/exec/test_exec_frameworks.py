@@ -141,7 +141,7 @@ def test_commands_steer_a_script_that_knows_nothing_of_them(begin, broker, train
     assert process.wait(LONG) == 0
     assert any(step.metrics["learning_rate"] == 0.125 for step in broker("step", run="r"))
     (ended,) = broker("run_ended", run="r")
-    assert (ended.outcome, ended.exit_code) == ("completed", 0)
+    assert (ended.outcome, ended.reason, ended.exit_code) == ("stopped", "enough", 0)
 
 
 def test_a_training_that_is_killed_leaves_nothing_undelivered(begin, broker, trainbus_home):

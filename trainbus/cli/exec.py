@@ -90,7 +90,7 @@ def _tell(ending: Ending) -> None:
     if ending.stuck:
         note(f"trainbus: not even SIGKILL has ended {', '.join(ending.stuck)}; a driver or a network disk hangs")
     if ending.log_errors:
-        note(f"trainbus: {ending.log} lacks a part of the output: the disk is full")
+        note(f"trainbus: {ending.log} lacks output that could not be written: is the disk full?")
     elif verdict.outcome == "failed":
         note(f"trainbus: its output is kept in {ending.log}")
     if not ending.delivered:

@@ -28,7 +28,7 @@ def _fit(package: str, original: Callable[..., Any], trainer: Any, *args: Any, *
         return original(trainer, *args, **kwargs)
     finally:
         if work is not None:
-            guarded("the callback for Lightning could not be finished")(work.close)()
+            _detach(work)
 
 
 @guarded("the callback for Lightning could not be attached")
@@ -41,6 +41,13 @@ def _attach(package: str, trainer: Any, args: tuple[Any, ...], kwargs: dict[str,
     work = Work(runs.begin(_config(trainer, args[0] if args else kwargs.get("model"))), trainer)
     trainer.callbacks.append(_callback(package, work))
     return work
+
+
+@guarded("the callback for Lightning could not be finished")
+def _detach(work: Any) -> None:
+    work.close()
+    if work.stopped:
+        runs.stopped(work.stopped)
 
 
 def _callback(package: str, work: Any) -> Any:

@@ -91,6 +91,11 @@ class Work:
         self._control.finish(self._control.take("stop"), "done", result={"step": trainer.global_step})
         self.close()
 
+    @property
+    def stopped(self) -> str:
+        """Why the training was asked to stop; empty when it wasn't."""
+        return self._control.stopping
+
     def close(self) -> None:
         """``fit`` is over, or has raised: nothing waits for an answer any more."""
         self._control.abandon("the training has ended")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ if TYPE_CHECKING:
     from trainbus.bus.run import Run
 
 _current: list[Run] = []
+_stopped: dict[str, str] = {}
 
 
 def begin(config: dict[str, Any]) -> Run:
@@ -21,7 +23,17 @@ def begin(config: dict[str, Any]) -> Run:
     from trainbus.bus.run import init
 
     while _current:
-        _current.pop().close()
+        run = _current.pop()
+        run.close("stopped" if run.id in _stopped else "completed", reason=_stopped.get(run.id, ""))
     run = init(os.environ.get(NAME_VARIABLE) or "training", config=config)
     _current.append(run)
     return run
+
+
+def stopped(reason: str) -> None:
+    """The training of the current run was stopped by command: that is how the run ends, though the script may go on and succeed."""
+    if _current:
+        run = _current[-1]
+        _stopped[run.id] = reason
+        # Registered after the run's own, so it comes first: how any other run ends, that finds out by itself.
+        atexit.register(run.close, "stopped", reason=reason)

@@ -46,6 +46,8 @@ def _attach(trainer: Any) -> Any:
 @guarded("the callback for transformers could not be finished")
 def _detach(callback: Any) -> None:
     callback.close()
+    if callback.stopped:
+        runs.stopped(callback.stopped)
 
 
 def _config(trainer: Any) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import select
 import shutil
@@ -27,6 +28,8 @@ from trainbus.launch.resources import Resources
 from trainbus.launch.signals import Ended, Sent, Signals, block
 from trainbus.launch.verdict import Verdict, judge
 from trainbus.sources.patterns import BUILT_IN, Pattern
+
+log = logging.getLogger(__name__)
 
 CHUNK = 65_536
 SECOND_LOOK = 1.0
@@ -92,7 +95,8 @@ class Supervisor:
         self._ended: Ended | None = None
         self._over = threading.Event()
         self._keys = bytearray()
-        self._joined = False
+        self._joined = self._blind = False
+        self._typing = True
         self._wake, self._waker = os.pipe()
         for fd in (self._wake, self._waker):
             os.set_blocking(fd, False)
@@ -119,8 +123,8 @@ class Supervisor:
         if child.terminal is not None:
             child.terminal.attend()
         try:
-            self._account = Account(self._run, self._name, self._command, child.pid, self._root, Ledger(folder), self._settings)
             self._resources = Resources(self._run, child.pid)
+            self._account = Account(self._run, self._name, self._command, child.pid, self._root, Ledger(folder), self._settings)
             self._look()  # at once: without a look at the counters before, nothing can be told of a death
             signals = Signals(taken, child.pid, self._told, self._reaped)
             watching = threading.Thread(target=self._watch, name="trainbus-watch", daemon=True)
@@ -181,14 +185,24 @@ class Supervisor:
         """Everything that may take its time: nothing here can hold output or signals up."""
         next_look = time.monotonic() + SECOND_LOOK
         while not self._over.wait(LEDGER_SECONDS):
-            self._joined = self._account.opened()
+            try:
+                self._joined = self._account.opened()
+            except Exception:
+                log.exception("trainbus: it can't be seen whether a training has begun in this command")
+                return
             if time.monotonic() >= next_look:
                 self._look()
                 next_look = time.monotonic() + LOOK_SECONDS
 
     def _look(self) -> None:
-        for metric in self._resources.look():
-            self._account.publish(metric)
+        """A system whose files are of an unknown form costs the figures, not the command."""
+        try:
+            for metric in self._resources.look():
+                self._account.publish(metric)
+        except Exception as error:  # noqa: BLE001 - said once, below
+            if not self._blind:
+                log.warning("trainbus: what this command uses can't be seen: %r", error)
+            self._blind = True
 
     # -- in the main thread
 
@@ -207,14 +221,15 @@ class Supervisor:
         if terminal is not None and terminal.attended:
             if self._keys:
                 writing.append(terminal.master)
-            else:
+            elif self._typing:
                 reading.append(0)
         ready, writable, _ = select.select(reading, writing, [], seconds)
         if self._wake in ready:
             os.read(self._wake, CHUNK)
         if terminal is not None and 0 in ready:
-            with contextlib.suppress(OSError):
-                self._keys += os.read(0, CHUNK)
+            typed = _read(0)
+            self._typing = typed is not None  # else the terminal has been closed
+            self._keys += typed or b""
         if terminal is not None and (self._keys and (0 in ready or writable)):
             with contextlib.suppress(BlockingIOError, OSError):
                 del self._keys[: os.write(terminal.master, self._keys)]
