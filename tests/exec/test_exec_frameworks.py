@@ -88,7 +88,7 @@ def test_trl_s_own_command_is_watched_through_accelerate_launch(execute, publish
 
 def test_under_torchrun_only_the_first_of_two_processes_publishes(execute, published):
     """Grandchildren of the command find the bus by their environment."""
-    line = ("torchrun", "--nproc-per-node", "2", "--master-port", "0", str(SCRIPTS / "ddp_trainer.py"))
+    line = ("torchrun", "--standalone", "--nproc-per-node", "2", str(SCRIPTS / "ddp_trainer.py"))
     result = execute(*line, options=("--run", "r"), env={**OFFLINE, "STEPS": "3"}, timeout=LONG)
     assert result.returncode == 0, result.stderr
     assert {"rank 0 of 2", "rank 1 of 2"} <= set(result.stdout.splitlines())

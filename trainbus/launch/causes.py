@@ -78,7 +78,7 @@ CAUSES: tuple[Cause, ...] = (
     _cause(
         "port",
         "a port is taken",
-        "Another training on this machine uses it: choose another --master-port (torchrun --master-port 0 lets the system choose).",
+        "Another training on this machine uses it: choose another --master-port, or on one machine torchrun --standalone.",
         r"(?i)EADDRINUSE|address already in use",
     ),
     _cause(

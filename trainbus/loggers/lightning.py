@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import sys
 from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trainbus.bus.events import RunStarted
+from trainbus.bus.facts import plain
 from trainbus.loggers.sorting import publish
 
 if TYPE_CHECKING:
@@ -59,8 +63,11 @@ class TrainbusLogger(Logger):
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
-        """The configuration with which the run begins."""
+        """The configuration. Lightning tells it after it has asked for `experiment`, so the beginning of the run is told again, with it."""
         self._config |= vars(params) if isinstance(params, Namespace) else dict(params)
+        run = self._begun()
+        if run is not None:
+            run.publish(RunStarted(name=run.name, config=plain(self._config), host=socket.gethostname(), pid=os.getpid(), command=sys.argv))
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:

@@ -60,8 +60,9 @@ def _hang_on(spec):
 
 def _chain():
     """The sitecustomize that this one stands before. An error in it is reported by Python as ever."""
-    from importlib.machinery import PathFinder
-    from importlib.util import module_from_spec
+    # What importlib.machinery and importlib.util give again; they are loaded already, those would take milliseconds at each start.
+    from _frozen_importlib import module_from_spec
+    from _frozen_importlib_external import PathFinder
 
     spec = PathFinder.find_spec("sitecustomize", [path for path in sys.path if os.path.abspath(path or ".") != _HERE])
     if spec is not None and spec.loader is not None:
