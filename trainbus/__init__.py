@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from trainbus.hookspecs import Context as Context
     from trainbus.hookspecs import Panel as Panel
     from trainbus.hookspecs import hookimpl as hookimpl
+    from trainbus.loggers.accelerate import TrainbusTracker as TrainbusTracker
+    from trainbus.loggers.lightning import TrainbusLogger as TrainbusLogger
 
 _WHERE = {
     "AsyncSubscriber": "trainbus.bus.subscriber",
@@ -39,6 +41,8 @@ _WHERE = {
     "Run": "trainbus.bus.run",
     "Subscriber": "trainbus.bus.subscriber",
     "TrainbusError": "trainbus.errors",
+    "TrainbusLogger": "trainbus.loggers.lightning",
+    "TrainbusTracker": "trainbus.loggers.accelerate",
     "hookimpl": "trainbus.hookspecs",
     "init": "trainbus.bus.run",
 }
@@ -53,6 +57,8 @@ __all__ = [
     "Run",
     "Subscriber",
     "TrainbusError",
+    "TrainbusLogger",
+    "TrainbusTracker",
     "__version__",
     "hookimpl",
     "init",

@@ -98,6 +98,8 @@ def test_every_command_on_a_page_exists(words):
     """With its subcommands and options."""
     command, context = cli, click.Context(cli, info_name="trainbus")
     for word in words:
+        if word == "--":  # what follows is somebody else's command
+            return
         if word.startswith("--"):
             option = word.partition("=")[0]
             assert option == "--help" or any(option in parameter.opts for parameter in command.params), f"{command.name} has no {option}"

@@ -8,6 +8,8 @@ Everything here is as `Publisher.publish`: it never blocks and never raises beca
 
 Under torchrun, `init` is called on every rank. Rank 0 is the run; the others share its id and publish steps only (`Step.rank` tells
 them apart), so that nothing else arrives several times.
+
+Under `trainbus exec`, `init` without a run id joins the run that is supervised, whose end the supervisor publishes.
 """
 
 from __future__ import annotations
@@ -42,6 +44,7 @@ from trainbus.bus.events import (
     checkpoint_id,
 )
 from trainbus.bus.facts import absolute_path, default_run_id, directory_facts, plain, safe_run_id, whole
+from trainbus.bus.joining import Joined, join
 from trainbus.bus.publisher import Publisher, PublisherStats
 from trainbus.errors import ConfigError
 
@@ -67,7 +70,8 @@ def init(
     Args:
         name: For people; the run's id begins with it.
         config: Anything; what msgpack can't hold is sent as its repr.
-        run: The run's id; default: name, time and a random part. Over several machines, give all ranks the same one.
+        run: The run's id; default: name, time and a random part, or the run of the `trainbus exec` that this process is under. Over
+            several machines, give all ranks the same one.
         resume: Go on with the run ``run``, which an earlier process began; ``resumed_step`` says from where.
         root: Where state lives; default ``TRAINBUS_HOME``.
         router: The broker's address; default: follow the connection file in ``root``.
@@ -79,11 +83,13 @@ def init(
         raise ConfigError(
             "resume=True needs the id of the run to go on with.", hint="Pass run=...; `trainbus runs list` shows the ids.", key="run"
         )
+    joined = join() if not run and root is None else None
     return Run(
-        name,
-        run=safe_run_id(run) if run else default_run_id(name),
+        joined.name if joined else name,
+        run=joined.run if joined else safe_run_id(run) if run else default_run_id(name),
+        joined=joined,
         config=config,
-        resume=resume,
+        resume=resume or (joined is not None and joined.resumed),
         resumed_step=resumed_step,
         root=Path(root) if root is not None else None,
         router=router,
@@ -110,9 +116,11 @@ class Run:
         root: Path | None = None,
         router: str | None = None,
         settings: BusConfig | None = None,
+        joined: Joined | None = None,
     ) -> None:
         self.id = run
         self.name = name
+        self._joined = joined
         self.rank = int(os.environ.get("RANK") or 0)
         self._commands: deque[Command] = deque()
         self._closed = False
@@ -292,9 +300,9 @@ class Run:
         if not self._closed and not self._publisher.forked:
             self._closed = True
             atexit.unregister(self._close_at_exit)
-            self.publish(
-                RunEnded(outcome=outcome, step=self._publisher.step, exit_code=exit_code, reason=reason, last_lines=last_lines or [])
-            )
+            step = self._publisher.step
+            if self._joined is None or self.rank != 0 or not self._joined.leave(outcome, reason, step):
+                self.publish(RunEnded(outcome=outcome, step=step, exit_code=exit_code, reason=reason, last_lines=last_lines or []))
         return self._publisher.close(timeout)
 
     def _close_after(self, error: BaseException) -> None:

@@ -35,6 +35,7 @@ LAZY: dict[str, Lazy] = {
     "train": Lazy("Training", "trainbus.cli.train:command", "Fine-tune a model on a file, or on all that come into an inbox."),
     "data": Lazy("Training", "trainbus.cli.data:command", "Check training data, and see what a model learns from it."),
     "queue": Lazy("Training", "trainbus.cli.queue:command", "Show and edit the queue of an inbox."),
+    "exec": Lazy("Training", "trainbus.cli.exec:command", "Run any training command, watched and supervised."),
     "control": Lazy("Training", "trainbus.cli.control:command", "Pause, resume, stop or otherwise steer a run."),
     "plugins": Lazy("Plugins", "trainbus.cli.plugins:command", "List, add, remove or restart plugins; make and check your own."),
     "attach": Lazy("Plugins", "trainbus.cli.attach:command", "Run one plugin by hand against a running broker."),

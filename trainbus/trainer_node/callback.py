@@ -107,6 +107,7 @@ class TrainbusCallback(TrainerCallback):
         self._name = name
         self._guard = guard
         self._trainer: Any = None
+        self._wrapped: list[str] = []
         self._sealer = Sealer(self._sealed)
         self._allocators = Allocators()
         self._asked: dict[Path, tuple[int, dict[str, float], list[Command]]] = {}
@@ -154,10 +155,18 @@ class TrainbusCallback(TrainerCallback):
         self._steering = TrainerSteering(trainer)
         self._control = Control(self._steering, self._run.result, refusal, skippable=self._positions is not None)
         self._wrap("training_step", self._training_step)
-        self._wrap("_get_grad_norm", self._grad_norm_of)
+        if hasattr(trainer, "_get_grad_norm"):  # Trainers before transformers 5 have none
+            self._wrap("_get_grad_norm", self._grad_norm_of)
         self._wrap("evaluate", self._evaluate)
         self._wrap("_save_checkpoint", self._save)
         trainer.add_callback(self)
+
+    def unbind(self) -> None:
+        """Leave the trainer as it was before `bind`."""
+        for name in self._wrapped:
+            vars(self._trainer).pop(name, None)
+        self._wrapped.clear()
+        self._trainer.remove_callback(self)
 
     def request_stop(self, reason: str) -> None:
         """Save and end after the current step. Safe in a signal handler."""
@@ -258,17 +267,21 @@ class TrainbusCallback(TrainerCallback):
             return around(original, *args, **kwargs)
 
         setattr(self._trainer, name, wrapped)
+        self._wrapped.append(name)
 
     def _training_step(self, original: Callable[..., Any], model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         loss = original(model, inputs, *args, **kwargs)
-        self._learning_rate = self._group.get("lr")  # now, because the schedule has moved on when the step ends
-        # Detached and already divided for gradient accumulation: the sum over micro-batches is the loss that Trainer logs.
-        self._loss = loss if self._loss is None else self._loss + loss
-        ids = inputs.get("input_ids") if hasattr(inputs, "get") else None
-        if ids is not None:
-            shape = ids.shape
-            self._batch_examples += shape[0]
-            self._batch_tokens += shape.numel()
+        try:
+            self._learning_rate = self._group.get("lr")  # now, because the schedule has moved on when the step ends
+            # Detached and already divided for gradient accumulation: the sum over micro-batches is the loss that Trainer logs.
+            self._loss = loss if self._loss is None else self._loss + loss
+            ids = inputs.get("input_ids") if hasattr(inputs, "get") else None
+            if ids is not None:
+                shape = ids.shape
+                self._batch_examples += shape[0]
+                self._batch_tokens += shape.numel()
+        except Exception as error:  # noqa: BLE001 - a Trainer of somebody's own may give anything here
+            self.failed("training_step", error)
         return loss
 
     def _grad_norm_of(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

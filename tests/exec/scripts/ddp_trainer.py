@@ -1,0 +1,9 @@
+"""hf_trainer.py for torchrun: two processes over gloo; it knows nothing of trainbus."""
+
+import os
+import runpy
+from pathlib import Path
+
+if __name__ == "__main__":
+    print(f"rank {os.environ['RANK']} of {os.environ['WORLD_SIZE']}", flush=True)
+    runpy.run_path(str(Path(__file__).parent / "hf_trainer.py"), run_name="__main__")

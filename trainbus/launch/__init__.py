@@ -1,0 +1,1 @@
+"""`trainbus exec`: any command, supervised and watched."""

@@ -1,0 +1,1 @@
+"""Loggers for other frameworks: `trainbus.TrainbusLogger` for Lightning, `trainbus.TrainbusTracker` for Accelerate."""
