@@ -83,8 +83,8 @@ class Context(Protocol):
     def publish(self, event: events.Event) -> None:
         """Publish an event. Fills in source, seq, time and, where it is empty, the run of the event being handled. Never blocks."""
 
-    def command(self, run: str, verb: str, *, reason: str = "", **arguments: Any) -> Awaitable[str]:
-        """Ask a run for something. The awaitable (which needs not be awaited) gives the command's id."""
+    def command(self, run: str, verb: str, *, reason: str = "", plugin: str = "", **arguments: Any) -> Awaitable[str]:
+        """Ask a run, or a ``plugin`` about the run, for something. The awaitable (which needs not be awaited) gives the command's id."""
 
     def query(
         self, *, kinds: Sequence[str] = (), runs: Sequence[str] = (), after: int = -1, upto: int | None = None
@@ -192,7 +192,7 @@ class Hooks:
 
     @hookspec
     def on_command(self, event: events.Command, context: Context) -> Any:
-        """A run was asked for something."""
+        """A run, or a plugin, was asked for something."""
 
     @hookspec
     def on_command_result(self, event: events.CommandResult, context: Context) -> Any:
@@ -201,6 +201,10 @@ class Hooks:
     @hookspec
     def on_plugin(self, event: events.Plugin, context: Context) -> Any:
         """A plugin host changed state."""
+
+    @hookspec
+    def on_retention(self, event: events.Retention, context: Context) -> Any:
+        """What is to become of checkpoints changed, or the disks that hold them."""
 
     @hookspec
     def on_gap(self, event: events.Gap, context: Context) -> Any:

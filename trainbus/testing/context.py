@@ -31,6 +31,7 @@ class SentCommand(msgspec.Struct, frozen=True):
     verb: str
     arguments: dict[str, Any]
     reason: str
+    plugin: str = ""
 
 
 class MemoryContext:
@@ -61,9 +62,9 @@ class MemoryContext:
             event.time = event.time or self.handling.time
         self.published.append(event)
 
-    def command(self, run: str, verb: str, *, reason: str = "", **arguments: Any) -> Awaitable[str]:
+    def command(self, run: str, verb: str, *, reason: str = "", plugin: str = "", **arguments: Any) -> Awaitable[str]:
         """Keep the command in `commands`."""
-        self.commands.append(SentCommand(run, verb, arguments, reason))
+        self.commands.append(SentCommand(run, verb, arguments, reason, plugin))
         return _Done(f"command-{len(self.commands)}")
 
     def query(

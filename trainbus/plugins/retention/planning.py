@@ -225,11 +225,16 @@ def _size(drafts: Sequence[_Draft]) -> int:
     return sum([draft.size for draft in drafts if draft.action != "delete"])
 
 
+def floor_of(disk: DiskState, config: RetentionConfig) -> int:
+    """Bytes that shall be free on it."""
+    return max(config.min_free_bytes, int(disk.total * config.min_free_percent / 100))
+
+
 def _floor(
     runs: Iterable[Sequence[Record]], drafts: Mapping[str, _Draft], config: RetentionConfig, disk: DiskState, empty: dict[str, int]
 ) -> list[Unmet]:
     """What is put into the trash frees nothing by itself: it has to be emptied at once, so it is counted as trash to empty."""
-    floor = max(config.min_free_bytes, int(disk.total * config.min_free_percent / 100))
+    floor = floor_of(disk, config)
     missing = floor - disk.free
     if missing <= 0:
         return []

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from trainbus.bus.events import Alert, Metric
 from trainbus.hookspecs import Context
 from trainbus.plugins.retention.config import RetentionConfig
+from trainbus.plugins.retention.fates import Fates
 from trainbus.plugins.retention.planning import DiskState, Plan
 from trainbus.plugins.retention.records import Record
 from trainbus.plugins.retention.report import Incidents, backup_alert, blocked_alert, disk_alert
@@ -26,13 +27,15 @@ class Watch:
         host: This machine.
         context: The plugin's.
         wall: Nanoseconds since the epoch.
+        fates: Tells of disks.
     """
 
-    def __init__(self, config: RetentionConfig, host: str, context: Context, wall: Callable[[], int]) -> None:
+    def __init__(self, config: RetentionConfig, host: str, context: Context, wall: Callable[[], int], fates: Fates) -> None:
         self._config = config
         self._host = host
         self._context = context
         self._wall = wall
+        self._fates = fates
         self._incidents = Incidents(context.state)
         self._schedule = Schedule(config.versions, config.backup_to, config.backup_every, context.logger)
         self._measured = 0
@@ -53,6 +56,8 @@ class Watch:
         now = self._wall()
         measure = now - self._measured >= METRICS_EVERY * 1e9
         known = list(records)
+        if measure and (event := self._fates.disks(disks, known)) is not None:
+            self._context.publish(event)
         for disk in disks:
             here = [record for record in known if record.path.rpartition("/")[0] in disk.directories]
             if self._config.warn_free_bytes:
