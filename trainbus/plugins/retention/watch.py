@@ -10,8 +10,9 @@ from trainbus.hookspecs import Context
 from trainbus.plugins.retention.config import RetentionConfig
 from trainbus.plugins.retention.fates import Fates
 from trainbus.plugins.retention.planning import DiskState, Plan
+from trainbus.plugins.retention.promotion import Daily
 from trainbus.plugins.retention.records import Record
-from trainbus.plugins.retention.report import Incidents, backup_alert, blocked_alert, disk_alert
+from trainbus.plugins.retention.report import Incidents, backup_alert, blocked_alert, disk_alert, promotion_alert
 from trainbus.plugins.retention.returning import bytes_per_second
 from trainbus.plugins.retention.schedule import Schedule
 
@@ -38,6 +39,7 @@ class Watch:
         self._fates = fates
         self._incidents = Incidents(context.state)
         self._schedule = Schedule(config.versions, config.backup_to, config.backup_every, context.logger)
+        self.daily = Daily(config, context.state, lambda checkpoint: context.lease(checkpoint, reason="promote"), context.logger)
         self._measured = 0
 
     def report(self, alert: Alert) -> None:
@@ -69,6 +71,8 @@ class Watch:
                 taken = sum(record.bytes or 0 for record in here)
                 for name, value in (("free", disk.free), ("checkpoints", taken), ("trash", disk.trash)):
                     self._context.publish(Metric(name=f"disk/{disk.name}/{name}", value=float(value), unit="bytes", time=now))
+        for done in self.daily.tick(now, known):
+            self._tell(promotion_alert(self._host, done.failed), bool(done.failed))
         for ended in self._schedule.tick(time.monotonic()):
             self._tell(backup_alert(self._host, ended.failed), bool(ended.failed))
 
