@@ -5,7 +5,7 @@ import time
 import msgspec
 import pytest
 
-from tests.plugins.retention.support import HERE, here, in_trash, make, plugin_of, record, settle, started, write
+from tests.plugins.retention.support import HERE, here, in_trash, make, plugin_of, record, settle, started, wait_until, write
 from trainbus.bus.events import Checkpoint, CheckpointFate, Command, CommandResult, Eval, Retention
 from trainbus.plugins.retention.pins import Pin, pin, pin_of
 from trainbus.plugins.retention.trash import Trash
@@ -124,7 +124,7 @@ def test_what_goes_for_good_is_told(tmp_path, out):
     assert page.read(harness)[1].state == "trashed"
     now[0] += 3601 * 10**9
     settle(harness)
-    plugin_of(harness).sweeper.close(20)
+    assert wait_until(lambda: plugin_of(harness).sweeper.stats().emptied, 60)
     settle(harness)
     assert list(page.read(harness)) == [2]
 
@@ -154,13 +154,13 @@ def test_a_command_pins_a_checkpoint_which_then_stays_and_unpins_it(tmp_path, ou
     harness.feed(write(out, 1), command("pin"))
     assert answers(harness) == [("c1", "done", "")]
     assert page.read(harness)[1].pinned == "pinned by plugin:web: for the paper"
-    harness.feed(write(out, 2))
+    harness.feed(write(out, 2), write(out, 3))
     settle(harness)
-    assert here(out) == ["checkpoint-1", "checkpoint-2"]
+    assert here(out) == ["checkpoint-1", "checkpoint-3"]
     harness.feed(command("unpin", identity="c2"))
-    assert here(out) == ["checkpoint-1", "checkpoint-2"]  # the timer deletes, a command never does
+    assert here(out) == ["checkpoint-1", "checkpoint-3"]  # the timer deletes, a command never does
     settle(harness)
-    assert here(out) == ["checkpoint-2"]
+    assert here(out) == ["checkpoint-3"]
 
 
 @pytest.mark.parametrize("pinned", [True, False])
