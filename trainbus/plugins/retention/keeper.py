@@ -255,7 +255,7 @@ class Keeper:
     async def _tell_fates(self, made: Plan) -> None:
         """How things stand after the deed: what went is in the trash by now."""
         contents = await asyncio.to_thread(self.storage.contents)
-        decisions = [decision for decision in made.decisions if self.book.records.get(decision.record.id) is decision.record]
+        decisions = [decision for decision in made.decisions if decision.record.id in self.book.records]
         for event in self.fates.changes(decisions, self._held, contents):
             self.context.publish(event)
 
