@@ -110,6 +110,8 @@ def event_kinds() -> str:
         events.Gpu,
         events.GpuProcess,
         events.Pressure,
+        events.CheckpointFate,
+        events.CheckpointDisk,
     ):
         parts += [f"## {part.__name__}", _prose(part), _fields(part)]
     return "\n\n".join(filter(None, parts))

@@ -95,8 +95,8 @@ class Context(Protocol):
         """
         raise NotImplementedError
 
-    def command(self, run: str, verb: str, *, reason: str = "", **arguments: Any) -> Awaitable[str]:
-        """Ask a run for something. The awaitable (which needs not be awaited) gives the command's id."""
+    def command(self, run: str, verb: str, *, reason: str = "", plugin: str = "", **arguments: Any) -> Awaitable[str]:
+        """Ask a run, or a ``plugin`` about the run, for something. The awaitable (which needs not be awaited) gives the command's id."""
 
     def query(
         self, *, kinds: Sequence[str] = (), runs: Sequence[str] = (), after: int = -1, upto: int | None = None
@@ -294,7 +294,7 @@ class Hooks:
 
     @hookspec
     def on_command(self, event: events.Command, context: Context) -> Any:
-        """A run was asked for something.
+        """A run, or a plugin, was asked for something.
 
         - Called: When a command is journaled, whether or not the run obeys it.
         - Raising: Logged with the event, counted, and reported by an alert of rule `plugin_error`; the next event follows.
@@ -315,6 +315,15 @@ class Hooks:
         """A plugin host changed state.
 
         - Called: For each change of state of any plugin, this one included.
+        - Raising: Logged with the event, counted, and reported by an alert of rule `plugin_error`; the next event follows.
+        - Replay: After a crash, from the last committed event on, in order, with the state of that commit.
+        """
+
+    @hookspec
+    def on_retention(self, event: events.Retention, context: Context) -> Any:
+        """What is to become of checkpoints changed, or the disks that hold them.
+
+        - Called: When the retention plugin has looked and something is no longer as it last told; once in full when it starts.
         - Raising: Logged with the event, counted, and reported by an alert of rule `plugin_error`; the next event follows.
         - Replay: After a crash, from the last committed event on, in order, with the state of that commit.
         """

@@ -130,6 +130,33 @@ def test_a_run_that_was_resumed_takes_commands_again(training):
     assert len(delivered(training)) == 1
 
 
+def test_a_command_for_a_plugin_is_an_event_and_not_the_trainers_also_when_the_run_has_ended(training):
+    """A plugin has the journal and its cursor; it can act on what a run has left behind."""
+    send(training, verb="pin", plugin="retention", arguments={"checkpoint": "r@1"})
+    training.publish("s", body(events.RunEnded(outcome="completed"), "s", 2), first=2, peer=b"trainer")
+    number = send(training, verb="unpin", plugin="retention")
+    training.tick(10)
+    assert delivered(training) == []
+    journaled = training.history(kinds=["command"])
+    assert [(command.verb, command.plugin) for command in journaled] == [("pin", "retention"), ("unpin", "retention")]
+    assert journaled[1].id == number
+    assert training.history(kinds=["command_result"]) == []
+
+
+def test_a_command_for_a_plugin_about_an_unknown_run_is_refused(training):
+    """Nobody could answer."""
+    assert training.refused(wire.SendCommand(run="rr", verb="pin", plugin="retention")).code == "unknown"
+
+
+def test_what_a_publisher_calls_a_command_is_none(training):
+    """To ask for something needs another role than to tell something; a gap stands in its place."""
+    forged = events.Command(id="c", verb="unpin", plugin="retention")
+    training.publish("s", body(forged, "s", 2), step("s", 3), body(forged, "s", 4), first=2, peer=b"trainer")
+    assert training.history(kinds=["command"]) == []
+    assert [event.first_seq for event in training.history(kinds=["gap"])] == [2, 4]
+    assert [event.step for event in training.history(kinds=["step"])][-1] == 3
+
+
 # --- the supervisor -------------------------------------------------------------------------------------
 
 

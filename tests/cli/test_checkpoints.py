@@ -250,7 +250,7 @@ def test_versions_and_backups_from_the_command_line(cli, bare, tmp_path):
     backup = ("--set", f"backup_to={tmp_path}/backup")
     directory = bare / "versions"
     code, made = cli("promote", bare / "checkpoint-1000", *backup, "--json")
-    assert (code, made["version"]["name"], made["backup"]["name"]) == (0, "v001", "v001")
+    assert (code, made["version"]["name"], made["backup"]["name"]) == (0, "v001", "bare-v001")
     assert cli("versions", "list", directory, "--verify")[0] == 0
     assert cli("versions", "restore", directory, "latest", tmp_path / "copy")[0] == 0
     assert (tmp_path / "copy/model.safetensors").read_bytes() == (bare / "checkpoint-1000/model.safetensors").read_bytes()
@@ -258,9 +258,23 @@ def test_versions_and_backups_from_the_command_line(cli, bare, tmp_path):
     assert cli("versions", "list", directory, "--json")[1] == []
     assert cli("versions", "restore", directory, "1")[0] == 0
     assert cli("backups", "verify", tmp_path / "backup")[0] == 0
-    assert cli("backups", "restore", tmp_path / "backup", "v001", tmp_path / "back")[0] == 0
+    assert cli("backups", "restore", tmp_path / "backup", "bare-v001", tmp_path / "back")[0] == 0
     assert cli("backups", "prune", tmp_path / "backup", "--days", "0", "--keep", "1", "--yes")[0] == 0
-    assert [one["name"] for one in cli("backups", "list", tmp_path / "backup", "--json")[1]] == ["v001"]
+    assert [one["name"] for one in cli("backups", "list", tmp_path / "backup", "--json")[1]] == ["bare-v001"]
+
+
+def test_an_address_that_nobody_can_use_is_a_sentence_and_not_a_fault(cli, bare):
+    """Of a kind that does not exist, or whose package is not installed."""
+    for address in ("nosuch://x/y", "adl://x/y"):
+        code, text = cli("backups", "make", bare / "checkpoint-1000", address)
+        assert (code, f"{address} can't be used" in text) == (8, True)
+
+
+def test_a_checkpoint_comes_out_of_the_trash_by_its_step(cli, bare):
+    """As it is named everywhere else."""
+    assert cli("prune", bare, *ONE, "--yes")[0] == 0
+    assert cli("restore", "1000", "--in", bare)[0] == 0
+    assert "checkpoint-1000" in here(bare)
 
 
 def test_the_last_whole_copy_of_a_model_is_never_deleted_not_even_with_yes(cli, bare, tmp_path):

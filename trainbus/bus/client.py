@@ -190,9 +190,9 @@ class Client(_Connected):
 
     # --- commands --------------------------------------------------------------------------------
 
-    def command(self, run: str, verb: str, *, requested_by: str = "", reason: str = "", **arguments: Any) -> str:
-        """Ask a run for something. Returns the command's id, which its `CommandResult` events name."""
-        request = wire.SendCommand(run=run, verb=verb, arguments=arguments, requested_by=requested_by, reason=reason)
+    def command(self, run: str, verb: str, *, requested_by: str = "", reason: str = "", plugin: str = "", **arguments: Any) -> str:
+        """Ask a run, or a plugin about a run, for something. Returns the command's id, which its `CommandResult` events name."""
+        request = wire.SendCommand(run=run, verb=verb, arguments=arguments, requested_by=requested_by, reason=reason, plugin=plugin)
         return str(self.call(request, _NAMED)["id"])
 
     def supervise(self, verb: str, name: str = "", **arguments: Any) -> Any:
@@ -300,9 +300,9 @@ class AsyncClient(_Connected):
         """As `Client.leases`."""
         return await self.call(wire.Leases(), list[wire.Lease])
 
-    async def command(self, run: str, verb: str, *, requested_by: str = "", reason: str = "", **arguments: Any) -> str:
+    async def command(self, run: str, verb: str, *, requested_by: str = "", reason: str = "", plugin: str = "", **arguments: Any) -> str:
         """As `Client.command`."""
-        request = wire.SendCommand(run=run, verb=verb, arguments=arguments, requested_by=requested_by, reason=reason)
+        request = wire.SendCommand(run=run, verb=verb, arguments=arguments, requested_by=requested_by, reason=reason, plugin=plugin)
         return str((await self.call(request, _NAMED))["id"])
 
     async def supervise(self, verb: str, name: str = "", **arguments: Any) -> Any:

@@ -24,6 +24,7 @@ JobState: TypeAlias = Literal["queued", "processing", "completed", "failed", "sk
 Severity: TypeAlias = Literal["info", "warning", "critical"]
 AlertState: TypeAlias = Literal["raised", "updated", "cleared"]
 Verb: TypeAlias = Literal["pause", "resume", "stop", "save", "evaluate", "skip", "set", "free_caches"]
+Fate: TypeAlias = Literal["kept", "goes", "thins", "trashed", "gone"]
 CommandState: TypeAlias = Literal["accepted", "done", "refused"]
 PluginState: TypeAlias = Literal["starting", "running", "stuck", "failed", "stopped"]
 
@@ -321,14 +322,66 @@ class Alert(Event, tag="alert"):
     plugin: str = ""
 
 
+class CheckpointFate(Struct, kw_only=True, omit_defaults=True):
+    """What is to become of one checkpoint, and why.
+
+    ``kept``; ``goes`` and ``thins`` (loses its optimizer state) at the next look, or never while ``dry_run`` holds; ``trashed``: it can
+    be restored until ``until`` (ns since the epoch) at the latest; ``gone`` for good. ``protected``: nothing may delete it. ``pinned``
+    says by whom and why, ``leases`` who reads it. ``restorable``: `restore` brings it back, or its optimizer state.
+    """
+
+    id: str
+    step: int = 0
+    path: str = ""
+    state: Fate = "kept"
+    reasons: list[str] = field(default_factory=list)
+    time: int = 0
+    bytes: int | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
+    protected: bool = False
+    pinned: str = ""
+    leases: list[str] = field(default_factory=list)
+    thinned: bool = False
+    restorable: bool = False
+    until: int = 0
+
+
+class CheckpointDisk(Struct, kw_only=True, omit_defaults=True):
+    """A file system with checkpoints: what they and their trash take of it, the bytes that shall stay free, and the seconds until it is
+    full at the present rate. ``directories`` hold the checkpoints that are on it."""
+
+    path: str
+    total: int = 0
+    free: int = 0
+    checkpoints: int = 0
+    trash: int = 0
+    floor: int = 0
+    full_in: float | None = None
+    directories: list[str] = field(default_factory=list)
+
+
+class Retention(Event, tag="retention"):
+    """What retention on ``host`` decided about the checkpoints of a run: those of which something changed since the event before.
+
+    ``full`` begins anew: what earlier events said of this run and host holds no more. An event without a run tells of disks.
+    """
+
+    host: str = ""
+    full: bool = False
+    dry_run: bool = False
+    checkpoints: list[CheckpointFate] = field(default_factory=list)
+    disks: list[CheckpointDisk] = field(default_factory=list)
+
+
 class Command(Event, tag="command"):
-    """Something that a run is asked to do; delivered until a `CommandResult` ends it."""
+    """Something that a run is asked to do; delivered until a `CommandResult` ends it. With ``plugin``, that plugin is asked to do it."""
 
     id: str = ""
     verb: str = ""
     arguments: dict[str, Any] = field(default_factory=dict)
     requested_by: str = ""
     reason: str = ""
+    plugin: str = ""
 
 
 class CommandResult(Event, tag="command_result"):
@@ -386,7 +439,7 @@ class Other(Struct, kw_only=True):
 
 KNOWN: tuple[type[Event], ...] = (
     RunStarted, RunEnded, Phase, Step, Eval, Sample, Checkpoint, Job, System, Metric,
-    Alert, Command, CommandResult, Plugin, Gap, Heartbeat,
+    Alert, Command, CommandResult, Plugin, Gap, Heartbeat, Retention,
 )  # fmt: skip
 BY_KIND: dict[str, type[Event]] = {str(cls.__struct_config__.tag): cls for cls in KNOWN}
 AnyEvent: TypeAlias = Event | Other
@@ -414,7 +467,7 @@ class Envelope(Struct):
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(RunStarted | RunEnded | Phase | Step | Eval | Sample | Checkpoint | Job | System
-    | Metric | Alert | Command | CommandResult | Plugin | Gap | Heartbeat)  # fmt: skip
+    | Metric | Alert | Command | CommandResult | Plugin | Gap | Heartbeat | Retention)  # fmt: skip
 _envelope_decoder = msgspec.msgpack.Decoder(Envelope)
 
 encode = _encoder.encode

@@ -243,7 +243,8 @@ class Leases(Request, kw_only=True):
 class SendCommand(Request, kw_only=True):
     """Journals a `Command` for a run and delivers it to the run's owner. Result: ``{"id": command id}``.
 
-    Refused (code ``unknown``) for a run that the journal doesn't know, (code ``ended``) for one that has ended.
+    With ``plugin`` it is for that plugin, which reads it as an event, also when the run has ended. Refused (code ``unknown``) for a run
+    that the journal doesn't know, (code ``ended``) for one that has ended.
     """
 
     run: str
@@ -251,6 +252,7 @@ class SendCommand(Request, kw_only=True):
     arguments: dict[str, Any] = field(default_factory=dict)
     requested_by: str = ""
     reason: str = ""
+    plugin: str = ""
 
 
 class Supervisor(Request, kw_only=True):

@@ -70,8 +70,9 @@ class Scope:
         for record in self.records:
             look_at(record)
         marks = {identity: list(reasons) for identity, reasons in self.marks.items()}
-        for identity, reasons in pinned(self.records).items():
-            marks.setdefault(identity, []).extend(reason for reason in reasons if reason not in marks.get(identity, []))
+        for identity, pin in pinned(self.records).items():
+            if pin not in marks.get(identity, []):
+                marks.setdefault(identity, []).append(pin)
         if self.client is not None:
             for lease in self.client.leases():
                 marks.setdefault(lease.resource, []).append(f"leased by {lease.holder}{f': {lease.reason}' if lease.reason else ''}")

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -14,8 +12,8 @@ from trainbus.cli.checkpoint_scope import person, retention_settings
 from trainbus.cli.options import config_options, json_option, yes_option
 from trainbus.cli.output import age, number, print_json, print_table, progress, size, state, stdout, table
 from trainbus.errors import ModelError, RefusedError
-from trainbus.plugins.retention import backups, versions
-from trainbus.plugins.retention.verify import kind_of, verify
+from trainbus.plugins.retention import backups, promotion, versions
+from trainbus.plugins.retention.verify import verify
 
 directory_argument = click.argument("directory", type=click.Path(path_type=Path, file_okay=False, resolve_path=True))
 
@@ -48,27 +46,24 @@ def promote(
     """
     config = retention_settings(config_path, overrides)
     with one_checkpoint(checkpoint, target) as (found, record), found.lease(record, "shared", "promote"):
-        source = Path(record.path)
-        if merge and config.backup_to:
-            backups.back_up(source, config.backup_to, name=f"{record.run}-{source.name}")
+        directory = directory or Path(record.path).parent / "versions"
         with progress("promoting", total=record.bytes) as bar:
 
             def advance(count: int) -> bool:
                 bar.advance(bar.task_ids[0], count)
                 return True
 
-            version = versions.promote(
-                source,
-                directory or source.parent / "versions",
-                record=record,
+            version, backup = promotion.promote(
+                record,
+                directory,
+                backup_to=config.backup_to,
+                merge=merge,
                 who=person(),
                 note=note,
-                merge=merge_adapter if merge else None,
                 with_optimizer=with_optimizer,
                 progress=advance,
             )
-    place = (directory or source.parent / "versions") / version.name
-    backup = backups.back_up(place, config.backup_to) if config.backup_to else None
+    place = directory / version.name
     if as_json:
         print_json({"version": version, "path": str(place), "backup": backup})
         return
@@ -216,33 +211,6 @@ def prune_backups(address: str, days: float, keep: int, yes: bool) -> None:
 VERSIONS = (promote, versions_, backups_)
 
 
-def merge_adapter(source: Path, target: Path) -> None:
-    """Merge a LoRA adapter into its base model.
-
-    Raises:
-        ModelError: It is no adapter, or its base can't be loaded.
-    """
-    if kind_of(source) != "adapter":
-        raise ModelError(f"{source} holds no adapter to merge.", hint="Leave --merge out.", file=str(source))
-    from peft import PeftModel
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    base = json.loads((source / "adapter_config.json").read_text()).get("base_model_name_or_path") or ""
-    try:
-        model: Any = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), str(source))
-    except (OSError, ValueError) as error:
-        raise ModelError(
-            f"The base model {base!r} of {source} can't be loaded: {error}", hint="Is it still there?", file=str(source)
-        ) from error
-    model.merge_and_unload().save_pretrained(str(target))
-    for place in (str(source), base):
-        try:
-            AutoTokenizer.from_pretrained(place).save_pretrained(str(target))
-            break
-        except (OSError, ValueError):
-            continue
-
-
 def _copy_elsewhere(directory: Path, version: versions.Version, backup_to: str) -> str:
     """Where another whole copy is; it is read to be sure.
 
@@ -250,8 +218,7 @@ def _copy_elsewhere(directory: Path, version: versions.Version, backup_to: str) 
         ModelError: There is none.
     """
     if backup_to:
-        backups.back_up(directory / version.name, backup_to)
-        return f"{backup_to}/{version.name}"
+        return f"{backup_to}/{backups.back_up_version(directory, version.name, backup_to).name}"
     for other in versions.listed(directory):
         if other.name != version.name and other.digest == version.digest and not versions.faults_of(directory / other.name, other):
             return other.name

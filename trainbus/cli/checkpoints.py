@@ -23,6 +23,8 @@ from trainbus.plugins.retention.sweeper import empty
 from trainbus.plugins.retention.verify import verify
 
 METRICS_SHOWN = 3
+TIMINGS = ("_runtime", "_per_second")
+"""How transformers ends the names of what says nothing of a model."""
 
 
 @click.group(name="checkpoints")
@@ -203,7 +205,7 @@ def _state(decision: Decision) -> Text:
 
 
 def _metrics(record: Record) -> str:
-    shown = list(record.metrics.items())[:METRICS_SHOWN]
+    shown = [(name, value) for name, value in record.metrics.items() if not name.endswith(TIMINGS)][:METRICS_SHOWN]
     return "  ".join(f"{name} {number(value)}" for name, value in shown)
 
 

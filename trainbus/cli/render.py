@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -109,7 +110,7 @@ def _alert(event: events.Alert) -> list[str | Text]:
 
 
 def _command(event: events.Command) -> list[str | Text]:
-    return [event.verb, _pairs(**event.arguments), _pairs(by=event.requested_by), event.reason]
+    return [event.verb, _pairs(**event.arguments), _pairs(plugin=event.plugin, by=event.requested_by), event.reason]
 
 
 def _command_result(event: events.CommandResult) -> list[str | Text]:
@@ -118,6 +119,20 @@ def _command_result(event: events.CommandResult) -> list[str | Text]:
 
 def _plugin(event: events.Plugin) -> list[str | Text]:
     return [event.name, state(event.state), _pairs(lag=event.lag, restarts=event.restarts), event.error]
+
+
+def _retention(event: events.Retention) -> list[str | Text]:
+    counts = Counter(fate.state for fate in event.checkpoints)
+    disks = [f"{disk.path} {size(disk.free)} free" for disk in event.disks]
+    newest = max(event.checkpoints, key=lambda fate: fate.step, default=None)
+    why = f"step {newest.step} {newest.state}: {'; '.join(newest.reasons)}" if newest else ""
+    return [
+        event.host,
+        "dry run" if event.dry_run else "",
+        ", ".join(f"{number(count)} {fate}" for fate, count in counts.items()),
+        *disks,
+        why,
+    ]
 
 
 def _gap(event: events.Gap) -> list[str | Text]:
@@ -137,5 +152,5 @@ DETAILS: dict[type, Callable[[Any], list[str | Text]]] = {
     events.RunStarted: _run_started, events.RunEnded: _run_ended, events.Phase: _phase, events.Step: _step, events.Eval: _eval,
     events.Sample: _sample, events.Checkpoint: _checkpoint, events.Job: _job, events.System: _system, events.Metric: _metric,
     events.Alert: _alert, events.Command: _command, events.CommandResult: _command_result, events.Plugin: _plugin, events.Gap: _gap,
-    events.Heartbeat: _heartbeat,
+    events.Heartbeat: _heartbeat, events.Retention: _retention,
 }  # fmt: skip

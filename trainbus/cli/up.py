@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -24,12 +25,15 @@ from trainbus.bus.hosting import registry
 from trainbus.bus.hosting.instance import Running, read_running, refuse_a_second
 from trainbus.bus.hosting.supervisor import Source, run_supervisor
 from trainbus.cli.options import config_options, json_option
-from trainbus.cli.output import note, print_json, stderr, stdout
+from trainbus.cli.output import note, print_json, size, stderr, stdout
 from trainbus.cli.status_table import plugin_table
 from trainbus.errors import ConfigError, JournalError, PluginError, RefusedError, TrainbusError, UnreachableError
 
 KIND_OF_CODE = {kind.exit_code: kind for kind in (ConfigError, RefusedError, JournalError, PluginError)}
 """The background process ended with one of these: so does this one."""
+
+ROOM_BYTES = 4 * 1024 * 1024
+"""With less room neither a journal nor the log of why there is none can be counted on."""
 
 POLL = 0.05
 """Seconds between looks at a supervisor that starts."""
@@ -98,6 +102,9 @@ def _detach(root: Path, timeout: float, as_json: bool) -> int:
         words = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
         if process.poll() is not None:
             problem, hint = _error_in(words)
+            if not problem and (free := shutil.disk_usage(root).free) < ROOM_BYTES:  # the log, of all things, could not be written
+                hint = f"Free some space, or put TRAINBUS_HOME on another disk; nothing runs in {root}."
+                raise JournalError(f"The disk of {root} is full: {size(free)} are free, a journal needs more.", hint=hint)
             kind = KIND_OF_CODE.get(process.returncode, TrainbusError)
             without = f"`trainbus up` without --detach shows why; so may {log}."
             raise kind(problem or f"trainbus up ended with exit code {process.returncode}.", hint=hint or without)

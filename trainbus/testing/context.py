@@ -32,6 +32,7 @@ class SentCommand(msgspec.Struct, frozen=True):
     verb: str
     arguments: dict[str, Any]
     reason: str
+    plugin: str = ""
 
 
 class MemoryContext:
@@ -67,9 +68,9 @@ class MemoryContext:
         """Everything is where it belongs at once."""
         return True
 
-    def command(self, run: str, verb: str, *, reason: str = "", **arguments: Any) -> Awaitable[str]:
+    def command(self, run: str, verb: str, *, reason: str = "", plugin: str = "", **arguments: Any) -> Awaitable[str]:
         """Keep the command in `commands`."""
-        self.commands.append(SentCommand(run, verb, arguments, reason))
+        self.commands.append(SentCommand(run, verb, arguments, reason, plugin))
         return Done(f"command-{len(self.commands)}")
 
     def query(

@@ -85,6 +85,15 @@ def test_the_disk_floor_empties_the_trash_first_and_then_takes_checkpoints(floor
     assert made.unmet == []
 
 
+def test_what_no_policy_keeps_counts_once_towards_the_disk_floor():
+    """What goes anyway frees its own bytes; a limit takes as much more as is missing then, and no less."""
+    settings = config(min_free_bytes=30, keep=[{"policy": "at", "steps": [1, 2]}])
+    disk = DiskState(name="d", total=1_000, free=0, directories=frozenset({"/out/r"}))
+    made = plan([record(step) for step in range(1, 6)], settings, LONG_AGO, disks=[disk])
+    assert going(made) == ["r@1", "r@3", "r@4"]
+    assert (made.empty, made.unmet) == ({"d": 30}, [])
+
+
 def test_checkpoints_of_another_disk_are_not_taken_for_this_one():
     """They would free nothing on it."""
     disk = DiskState(name="/small", total=100, free=0, directories=frozenset({"/small/r"}))

@@ -57,3 +57,33 @@ def test_the_right_checkpoints_stay_while_a_run_saves_and_the_plugin_is_killed(s
     told = [(event.step, event.state) for event in system.events("checkpoint") if event.state == "deleted"]
     assert sorted(told) == [(100, "deleted"), (200, "deleted"), (300, "deleted")]
     assert {event.name.rpartition("/")[2] for event in system.events("metric")} >= {"free", "checkpoints", "trash"}
+
+
+def test_a_page_pins_and_restores_through_the_bus_also_when_the_run_has_ended(system, tmp_path):
+    """It reads events, asks by commands, and never touches the disk."""
+    out = tmp_path / "out"
+    system.up("retention", retention=SETTINGS)
+    with trainbus.init("train", run="train-1") as run:
+        paths = {step: make(out, step, marker=False) for step in (1, 2, 3)}
+        digests = {step: seal(path, run="train-1", name="train", step=step).digest for step, path in paths.items()}
+        ids = {step: run.checkpoint(path, step=step, digest=digests[step]) for step, path in paths.items()}
+        wait_for(lambda: here(out) == ["checkpoint-2", "checkpoint-3"], 60, what="the oldest gone")
+
+    def fates():
+        told = [fate for event in system.events("retention") for fate in event.checkpoints]
+        return {fate.step: fate for fate in told}
+
+    def answered(verb, step):
+        with Client(root=system.root) as client:
+            number = client.command("train-1", verb, requested_by="ann", reason="look", plugin="retention", checkpoint=ids[step])
+        return wait_for(lambda: [one for one in system.events("command_result") if one.command == number], 60, what=verb)[0].state
+
+    wait_for(lambda: fates().get(1) and fates()[1].state == "trashed", 60, what="told of the trash")
+    assert answered("pin", 2) == "done"
+    assert answered("restore", 1) == "done"
+    assert here(out) == ["checkpoint-1", "checkpoint-2", "checkpoint-3"]
+    wait_for(lambda: {step: fate.pinned for step, fate in fates().items()}[1] == "pinned by ann: look", 60, what="told of the pins")
+    assert fates()[2].pinned == "pinned by ann: look"
+    assert answered("pin", 1) == "done"
+    assert answered("unpin", 1) == "done"
+    wait_for(lambda: here(out) == ["checkpoint-2", "checkpoint-3"], 60, what="let go again")

@@ -31,13 +31,13 @@ class Commands:
         self._delivered: dict[str, float] = {}
 
     def send(self, request: wire.SendCommand, draft: Draft) -> dict[str, str]:
-        """Add a command to the journal.
+        """Add a command to the journal. One for a plugin is an event like any other: its cursor sees to it that it arrives.
 
         Raises:
             RefusedError: ``unknown`` run, or one that has ``ended``.
         """
         record = known_run(self._runs.get(request.run), request.run, [row.run for row in self._runs.values()])
-        if record.state != "running":
+        if record.state != "running" and not request.plugin:
             why = f": {record.reason}" if record.reason else ""
             raise RefusedError(
                 f"Run {request.run} has ended ({record.state}{why}).",
@@ -51,8 +51,11 @@ class Commands:
             arguments=request.arguments,
             requested_by=request.requested_by,
             reason=request.reason,
+            plugin=request.plugin,
         )
         offset, body = draft.make(command)
+        if request.plugin:
+            return {"id": command.id}
         self._waiting.put(CommandRecord(id=command.id, run=command.run, offset=offset, verb=command.verb, body=body))
         return {"id": command.id}
 

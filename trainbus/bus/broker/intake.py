@@ -19,6 +19,9 @@ from trainbus.bus.broker.records import SourceRecord, Table
 REWIND_PAUSE = 0.25
 """Seconds before the same `Rewind` is said again: each batch in flight behind a lost one would ask for it, one resend is enough."""
 
+COMMAND = str(events.Command.__struct_config__.tag)
+"""What no publisher may send: asking needs another role than telling."""
+
 MAX_NAME = 512
 """Longest kind, run or source in characters: they become topics and rows."""
 
@@ -177,6 +180,9 @@ class Intake:
                     run, kind = envelope.run, envelope.kind
                     if not _is_topic(kind, run):
                         problem = f"kind {kind[:64]!r} or run {run[:64]!r} can't be part of a topic"
+                        run, kind = _NO_TOPIC
+                    elif kind == COMMAND:
+                        problem = "only the broker makes commands, for whoever may ask (`sendcommand`)"
                         run, kind = _NO_TOPIC
                 if not 0 <= envelope.time <= MAX_INTEGER:
                     problem = f"time {envelope.time} is out of range"

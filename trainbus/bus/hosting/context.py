@@ -84,12 +84,12 @@ class HostContext:
             pass
         return True
 
-    def command(self, run: str, verb: str, *, reason: str = "", **arguments: Any) -> Awaitable[str]:
-        """Ask a run for something. It is on its way also when nobody awaits it; a refusal is then logged. Callable from any thread."""
+    def command(self, run: str, verb: str, *, reason: str = "", plugin: str = "", **arguments: Any) -> Awaitable[str]:
+        """Ask a run, or a plugin. It is on its way also when nobody awaits it; a refusal is then logged. Callable from any thread."""
         self.acts += 1
         asked: asyncio.Future[str] = self._loop.create_future()
         self._asking.add(asked)  # the loop itself holds tasks only weakly
-        request = self._client.command(run, verb, requested_by=f"plugin:{self.name}", reason=reason, **arguments)
+        request = self._client.command(run, verb, requested_by=f"plugin:{self.name}", reason=reason, plugin=plugin, **arguments)
         asked.add_done_callback(lambda done: self._asked(done, verb, run))
         self._loop.call_soon_threadsafe(self._ask, asked, request)
         return asked

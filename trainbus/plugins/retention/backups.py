@@ -72,6 +72,20 @@ def back_up(source: Path, address: str, *, name: str = "") -> Backup:
     return backup
 
 
+def back_up_version(directory: Path, version: str, address: str) -> Backup:
+    """Back up a version under the name that tells it from other models' versions: ``MODEL-v001``.
+
+    Raises:
+        ModelError, OSError: As `back_up`.
+    """
+    return back_up(directory / version, address, name=version_name(directory, version))
+
+
+def version_name(directory: Path, version: str) -> str:
+    """What the backup of a version is called."""
+    return f"{directory.absolute().parent.name}-{version}"
+
+
 def check(address: str, name: str) -> Backup:
     """Read a whole backup and compare it with its manifest.
 
@@ -153,7 +167,11 @@ def _require_none(faults: Sequence[str], problem: str) -> None:
 def _open(address: str) -> tuple[Any, str]:
     import fsspec
 
-    system, path = fsspec.core.url_to_fs(address)
+    try:
+        system, path = fsspec.core.url_to_fs(address)
+    except (ImportError, ValueError) as error:  # a package that this kind of address needs, or a kind that nobody knows
+        hint = "A directory needs nothing; s3:// needs s3fs, gcs:// needs gcsfs, sftp:// needs paramiko: install it beside trainbus."
+        raise ModelError(f"{address} can't be used: {error}.", hint=hint, address=address) from error
     return system, str(path).rstrip("/")
 
 

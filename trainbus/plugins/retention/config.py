@@ -44,6 +44,8 @@ class RetentionConfig(Struct, kw_only=True, frozen=True, forbid_unknown_fields=T
         backup_to: Directory or fsspec address that versions are copied to; empty for no backups.
         backup_every: Seconds between two looks at which versions have no backup yet.
         versions: Directories of versions that are backed up.
+        promote_at: Local time, as 03:00, at which a checkpoint of each run becomes a version, adapters merged; empty for never.
+        promote: Which one: the best by the first metric of keep_best that is known, or the newest.
     """
 
     dry_run: bool = True
@@ -70,3 +72,10 @@ class RetentionConfig(Struct, kw_only=True, frozen=True, forbid_unknown_fields=T
     backup_to: str = ""
     backup_every: Annotated[float, Meta(ge=1)] = 86_400.0
     versions: tuple[Annotated[str, Meta(min_length=1)], ...] = ()
+    promote_at: Annotated[str, Meta(pattern="^(([01][0-9]|2[0-3]):[0-5][0-9])?$")] = ""
+    promote: Literal["best", "newest"] = "best"
+
+    def __post_init__(self) -> None:
+        """Merging what has no backup would leave one copy of everything."""
+        if self.promote_at and not self.backup_to:
+            raise ValueError("promote_at needs backup_to: nothing is merged before it has a backup")

@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from trainbus.hookspecs import Context, LeaseRefusedError
 from trainbus.plugins.retention.config import RetentionConfig
+from trainbus.plugins.retention.fates import Fates, Held
 from trainbus.plugins.retention.planning import Decision, DiskState, Plan, plan
 from trainbus.plugins.retention.recognition import NotACheckpoint, vanished
 from trainbus.plugins.retention.records import Book, position
@@ -86,8 +87,10 @@ class Keeper:
         self.sweeper = sweeper
         self.verifier = verifier
         self.context = context
-        self.watch = Watch(config, book.host, context, wall)
+        self.fates = Fates(book.host, config, context.state)
+        self.watch = Watch(config, book.host, context, wall, self.fates)
         self._wall = wall
+        self._held = Held()
         self._warned: set[str] = set()
         self._recovered: set[Path] = set()
         self._ask_again: dict[str, float] = {}
@@ -108,15 +111,20 @@ class Keeper:
             trashed=len(self.book.trashed),
         )
 
-    async def look(self) -> bool:
-        """One look; False when an event came in between and another look should follow soon."""
+    async def look(self, *, act: bool = True) -> bool:
+        """One look; False when an event came in between and another look should follow soon.
+
+        Args:
+            act: Otherwise nothing goes and nothing comes back: it is only told how things stand.
+        """
         self._note_roots()
         await asyncio.to_thread(self._look_at_disks)
         self._take_answers()
         await self._forget_vanished()
         contents = await asyncio.to_thread(self.storage.contents)
         self._forget_emptied(contents)
-        if not self.config.dry_run:
+        act = act and not self.config.dry_run
+        if act:
             await self._bring_back(contents)
         disks = await asyncio.to_thread(self.storage.disks, contents)
         made = await self._plan(disks)
@@ -126,16 +134,34 @@ class Keeper:
             by_run.setdefault(decision.record.run, []).append(decision)
         for run, decisions in by_run.items():
             self._tell(run, decisions if self.config.dry_run else [each for each in decisions if each.action == "keep"])
-        if self.config.dry_run:
-            return True
         try:
-            for decisions in by_run.values():
+            for decisions in by_run.values() if act else ():
                 await self._act(decisions)
         except Outdated:
             return False
         finally:
-            await asyncio.to_thread(self._empty_due, made, disks)
+            if act:
+                await asyncio.to_thread(self._empty_due, made, disks)
+        await self._tell_fates(made)
         return True
+
+    async def restore(self, trash: Trash, thing: Trashed, reason: str) -> Path:
+        """Bring something back from the trash and tell it.
+
+        Raises:
+            NotACheckpoint: It is gone, or its place is taken.
+            OSError: The disk failed.
+        """
+        path = await asyncio.to_thread(trash.restore, thing)
+        self._restored += 1
+        self.book.restored(thing.entry.id)
+        record = self.book.records.get(thing.entry.id)
+        if thing.thinned and record is not None:
+            record.thinned, record.disposable, record.bytes = False, None, (record.bytes or 0) + (thing.entry.bytes or 0)
+            self.book.keep(record)
+        if record is not None or not thing.thinned:
+            self.context.publish(checkpoint_event(record or thing.entry.record(), self.book.host, "complete", reason))
+        return path
 
     # --- what is known -------------------------------------------------------------------------
 
@@ -204,15 +230,9 @@ class Keeper:
         for identity, reason in comes_back(self.book.records.values(), trashed, self.config, forced).items():
             trash, thing = ours[identity]
             try:
-                await asyncio.to_thread(trash.restore, thing)
+                await self.restore(trash, thing, f"restored from the trash: {reason}")
             except (NotACheckpoint, OSError) as error:
                 self._warn_once(identity, f"{identity} is {reason}, but can't be restored: {error}")
-                continue
-            self._restored += 1
-            self.book.restored(identity)
-            self.context.publish(
-                checkpoint_event(self.book.records[identity], self.book.host, "complete", f"restored from the trash: {reason}")
-            )
 
     # --- the plan ------------------------------------------------------------------------------
 
@@ -221,16 +241,23 @@ class Keeper:
         if self.config.thin != "never":
             await asyncio.to_thread(lambda: [look_at(record) for record in records])
         marks = self.book.marks(records)
+        leases: dict[str, list[str]] = {}
         for lease in await asyncio.to_thread(self.context.held):
-            marks.setdefault(lease.resource, []).append(f"leased by {lease.holder}{f': {lease.reason}' if lease.reason else ''}")
+            leases.setdefault(lease.resource, []).append(f"{lease.holder}{f': {lease.reason}' if lease.reason else ''}")
+        self._held = Held(await asyncio.to_thread(pinned, records), leases)
+        for identity, pin in self._held.pins.items():
+            marks.setdefault(identity, []).append(pin)
+        for identity, holders in leases.items():
+            marks.setdefault(identity, []).extend(f"leased by {holder}" for holder in holders)
         self._planned = self.book.version
-        while True:
-            made = await asyncio.to_thread(plan, records, self.config, self._wall(), marks, disks)
-            pins = await asyncio.to_thread(pinned, [each.record for each in made.decisions if each.action != "keep"])
-            if not pins:
-                return made
-            for identity, reasons in pins.items():
-                marks.setdefault(identity, []).extend(reasons)
+        return await asyncio.to_thread(plan, records, self.config, self._wall(), marks, disks)
+
+    async def _tell_fates(self, made: Plan) -> None:
+        """How things stand after the deed: what went is in the trash by now."""
+        contents = await asyncio.to_thread(self.storage.contents)
+        decisions = [decision for decision in made.decisions if decision.record.id in self.book.records]
+        for event in self.fates.changes(decisions, self._held, contents):
+            self.context.publish(event)
 
     def _tell(self, run: str, decisions: list[Decision]) -> None:
         """Publish the plan when it is another than the one published last."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
-from functools import lru_cache
-from heapq import nsmallest
+from heapq import nlargest, nsmallest
 from itertools import pairwise
 from operator import attrgetter
 from typing import Any
@@ -14,6 +14,8 @@ from trainbus.plugins.retention import policies as p
 from trainbus.plugins.retention.records import Record
 
 NANOSECONDS = 1_000_000_000
+HOUR = 3_600 * NANOSECONDS
+DAY = 24 * HOUR
 
 Reasons = dict[str, str]
 """Checkpoint id → why it is kept."""
@@ -32,11 +34,17 @@ def kept(policy: p.AnyPolicy | p.BestConfig, ordered: Sequence[Record], now: int
 
 def ranked(policy: p.Best | p.BestConfig, ordered: Sequence[Record], count: int) -> list[Record]:
     """The ``count`` best of the measured ones. Of equally good ones the newer is better: it has learnt more."""
-    sign, metric = (1 if policy.direction == "min" else -1), policy.metric
-    measured = [record for record in reversed(ordered) if metric in record.metrics]
+    values = [record.metrics.get(policy.metric) for record in ordered]
+    measured = [value for value in values if value is not None]
     if not measured:
         return []
-    return nsmallest(count, measured, key=lambda record: sign * record.metrics[metric])  # stable: the newer stays in front
+    if policy.direction == "min":
+        worst = nsmallest(count, measured)[-1]
+        found = sorted((value, -at) for at, value in enumerate(values) if value is not None and value <= worst)
+    else:
+        worst = nlargest(count, measured)[-1]
+        found = sorted((-value, -at) for at, value in enumerate(values) if value is not None and value >= worst)
+    return [ordered[-at] for _, at in found[:count]]
 
 
 def _all(policy: p.All, ordered: Sequence[Record], now: int) -> Reasons:
@@ -55,18 +63,20 @@ def _steps(policy: p.Steps, ordered: Sequence[Record], now: int) -> Reasons:
     return found
 
 
-def _first(ordered: Iterable[Record], every: int) -> Reasons:
+def _first(ordered: Sequence[Record], every: int) -> Reasons:
     """Steps that are no multiples are thinned to the same density."""
-    found, last = {}, 0
-    for record in ordered:
-        if record.step // every > last:
-            last = record.step // every
-            found[record.id] = f"first at or after step {last * every}, one is kept every {every}"
+    steps = [record.step for record in ordered]
+    found, at = {}, bisect_left(steps, every)
+    while at < len(steps):
+        multiple = steps[at] // every
+        found[ordered[at].id] = f"first at or after step {multiple * every}, one is kept every {every}"
+        at = bisect_left(steps, (multiple + 1) * every, at + 1)
     return found
 
 
 def _exact(ordered: Iterable[Record], every: int) -> Reasons:
-    return {record.id: f"its step is a multiple of {every}" for record in ordered if record.step % every == 0}
+    reason = f"its step is a multiple of {every}"
+    return {record.id: reason for record in ordered if record.step % every == 0}
 
 
 def _spaced(ordered: Iterable[Record], every: int) -> Reasons:
@@ -88,11 +98,14 @@ def _closest(ordered: Sequence[Record], every: int) -> Reasons:
     if ordered:
         take(ordered[0], ordered[0].step // every * every)
     for before, after in pairwise(ordered):
-        first, last = -(-before.step // every) * every, after.step // every * every
+        last = after.step // every * every
+        if last < before.step:
+            continue  # no multiple lies between them
+        first = -(-before.step // every) * every
         middle = (before.step + after.step) / 2  # targets below it are nearer to `before`, the others to `after`
-        if first <= last and first < middle:
+        if first < middle:
             take(before, first)
-        if first <= last and last >= middle:
+        if last >= middle:
             take(after, last)
     if ordered and ordered[-1].step % every:
         take(ordered[-1], (ordered[-1].step // every + 1) * every)
@@ -110,15 +123,17 @@ def _tiers(policy: p.Tiers, ordered: Sequence[Record], now: int) -> Reasons:
     older = len(ordered)
     for number, tier in enumerate(policy.tiers, 1):
         taken = seen = 0
-        marks = _first(ordered, tier.every) if tier.every else None
+        reason = f"tier {number}: {f'one every {tier.every} steps' if tier.every else 'all of it'}"
+        if not tier.count and not tier.of:
+            left = ordered[:older]
+            return found | dict.fromkeys(_first(left, tier.every) if tier.every else [record.id for record in left], reason)
         while older and not (tier.count and taken >= tier.count) and not (tier.of and seen >= tier.of):
             older -= 1
             seen += 1
-            record = ordered[older]
-            if marks is None or record.id in marks:
+            before = ordered[older - 1].step if older else 0
+            if not tier.every or ordered[older].step // tier.every > before // tier.every:
                 taken += 1
-                density = "all of it" if marks is None else f"one every {tier.every} steps"
-                found[record.id] = f"tier {number}: {density}"
+                found[ordered[older].id] = reason
     return found
 
 
@@ -139,33 +154,35 @@ def _best(policy: p.Best | p.BestConfig, ordered: Sequence[Record], now: int) ->
 
 
 def _period(policy: p.Period, ordered: Sequence[Record], now: int) -> Reasons:
+    by_time, times = _by_time(ordered)
     found: Reasons = {}
-    periods: set[tuple[int, ...]] = set()
-    for record in sorted(ordered, key=attrgetter("time", "step"), reverse=True):
-        period = _period_of(policy.each, record.time // NANOSECONDS // 3600)
-        if period in periods:
-            continue
-        if policy.count and len(periods) == policy.count:
-            break
-        periods.add(period)
-        found[record.id] = f"newest of its {policy.each}"
+    at = len(times)
+    while at and not (policy.count and len(found) == policy.count):
+        found[by_time[at - 1].id] = f"newest of its {policy.each}"
+        at = bisect_left(times, _beginning(policy.each, times[at - 1]), 0, at)
     return found
 
 
-@lru_cache(maxsize=4096)
-def _period_of(each: str, hour: int) -> tuple[int, ...]:
-    moment = datetime.fromtimestamp(hour * 3600, UTC)
-    if each == "hour":
-        return (hour,)
-    if each == "week":
-        return tuple(moment.isocalendar())[:2]
-    return (moment.year, moment.month, moment.day if each == "day" else 0)
+def _beginning(each: str, time: int) -> int:
+    """When the period of a time began, in UTC; both in nanoseconds since the epoch."""
+    if each == "month":
+        moment = datetime.fromtimestamp(time // NANOSECONDS, UTC)
+        return int(moment.replace(day=1, hour=0, minute=0, second=0).timestamp()) * NANOSECONDS
+    length, shift = {"hour": (HOUR, 0), "day": (DAY, 0), "week": (7 * DAY, 3 * DAY)}[each]  # the epoch was a Thursday
+    return time - (time + shift) % length
+
+
+def _by_time(ordered: Sequence[Record]) -> tuple[Sequence[Record], list[int]]:
+    """Oldest first, and their times. Most often that is the order of steps, and seeing that is cheaper than sorting."""
+    times = [record.time for record in ordered]
+    sorted_times = sorted(times)
+    return (ordered if times == sorted_times else sorted(ordered, key=attrgetter("time", "step"))), sorted_times
 
 
 def _interval(policy: p.Interval, ordered: Sequence[Record], now: int) -> Reasons:
     found: Reasons = {}
     last = None
-    for record in sorted(ordered, key=attrgetter("time", "step")):
+    for record in _by_time(ordered)[0]:
         if last is None or record.time - last >= policy.seconds * NANOSECONDS:
             found[record.id] = f"at least {policy.seconds:g} s after the one kept before" if last is not None else "the oldest of all"
             last = record.time
@@ -173,9 +190,8 @@ def _interval(policy: p.Interval, ordered: Sequence[Record], now: int) -> Reason
 
 
 def _newer(policy: p.Newer, ordered: Sequence[Record], now: int) -> Reasons:
-    return {
-        record.id: f"completed less than {policy.seconds:g} s ago" for record in ordered if now - record.time < policy.seconds * NANOSECONDS
-    }
+    reason, edge = f"completed less than {policy.seconds:g} s ago", now - policy.seconds * NANOSECONDS
+    return {record.id: reason for record in ordered if record.time > edge}
 
 
 def _any_of(policy: p.AnyOf, ordered: Sequence[Record], now: int) -> Reasons:

@@ -6,8 +6,10 @@ keeps, optimizer states (where ``thin`` allows it), then what only policies keep
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import gc
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from operator import attrgetter
 from typing import Any, Literal
 
@@ -88,12 +90,13 @@ class Plan(Struct, frozen=True, kw_only=True):
 
 
 class _Draft(Struct, gc=False):
-    """One checkpoint while the plan is made."""
+    """A checkpoint that a policy keeps or that is protected, while the plan is made. ``rank``: its number in its run, 1 for the newest."""
 
     record: Record
     reasons: Sequence[str]
     protection: Sequence[str]
     action: Action
+    rank: int
     limit: str = ""
 
     @property
@@ -114,20 +117,47 @@ def plan(records: Iterable[Record], config: RetentionConfig, now: int, marks: Ma
         marks: By checkpoint id: reasons to keep it whatever the policies say.
         disks: For the disk floor.
     """
-    runs: dict[str, list[Record]] = {}
-    for record in sorted(records, key=position):
-        runs.setdefault(record.run, []).append(record)
-    across = _across([record for of_run in runs.values() for record in of_run], config, now) if config.keep_across else {}
-    drafts: list[_Draft] = []
-    for _, of_run in sorted(runs.items()):
-        drafts += _run(of_run, config, now, marks or {}, across)
-    unmet = _limits(drafts, config)
+    with _uncollected():
+        return _plan(records, config, now, marks or {}, disks)
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """A plan makes hundreds of thousands of objects and no cycle: looking for cycles among them takes a quarter of its time."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _plan(records: Iterable[Record], config: RetentionConfig, now: int, marks: Marks, disks: Sequence[DiskState]) -> Plan:
+    runs: dict[str, list[Record]] = defaultdict(list)
+    for record in records:
+        runs[record.run].append(record)
+    ordered = {run: _ordered(runs[run]) for run in sorted(runs)}
+    across = _across([record for of_run in ordered.values() for record in of_run], config, now) if config.keep_across else {}
+    by_run = {run: _run(of_run, config, now, marks, across) for run, of_run in ordered.items()}
+    drafts = {draft.record.id: draft for of_run in by_run.values() for draft in of_run}
+    unmet = _limits(by_run, list(drafts.values()), config)
     empty: dict[str, int] = {}
     for disk in disks:
-        unmet += _floor(drafts, config, disk, empty)
+        unmet += _floor(ordered.values(), drafts, config, disk, empty)
     no_reason = (why_not_kept(config),)
-    decisions = [_decided(draft, no_reason) for draft in drafts]
+    decisions = [
+        _decided(draft) if (draft := drafts.get(record.id)) is not None else Decision(record=record, action="delete", reasons=no_reason)
+        for of_run in ordered.values()
+        for record in of_run
+    ]
     return Plan(decisions=decisions, empty=empty, unmet=unmet)
+
+
+def _ordered(of_run: list[Record]) -> list[Record]:
+    """By `position`. Steps of a run are unique unless it went back, and sorting by them alone takes a third of the time."""
+    of_run.sort(key=attrgetter("step"))
+    return of_run if len({record.step for record in of_run}) == len(of_run) else sorted(of_run, key=position)
 
 
 def why_not_kept(config: RetentionConfig) -> str:
@@ -145,20 +175,23 @@ def why_not_kept(config: RetentionConfig) -> str:
 
 def _run(of_run: list[Record], config: RetentionConfig, now: int, marks: Marks, across: Mapping[str, list[str]]) -> list[_Draft]:
     reasons: dict[str, list[str]] = {record.id: list(across[record.id]) for record in of_run if record.id in across}
-    leaders: dict[tuple[str, str], tuple[str, str]] = {}
+    leaders: dict[tuple[str, str], tuple[str, str] | None] = {}
     whole = [record for record in of_run if not record.faults]
     steps = (Steps(every=config.keep_every),) if config.keep_every else ()
     for policy in (Newest(count=config.keep_newest), *steps, *config.keep_best, *config.keep):
         found = kept(policy, whole, now)
         for identity, reason in found.items():
             reasons.setdefault(identity, []).append(reason)
-        if isinstance(policy, Best | BestConfig) and (first := next(iter(found.items()), None)) and first[1].startswith("best by "):
-            leaders[policy.metric, policy.direction] = first  # ranking once is enough
+        if isinstance(policy, Best | BestConfig):  # ranking once is enough
+            first = next(iter(found.items()), None)
+            leaders[policy.metric, policy.direction] = first if first and first[1].startswith("best by ") else None
     protection = protected(of_run, config, now, marks, leaders)
-    drafts = []
-    for record in of_run:
-        why, never = reasons.get(record.id, ()), protection.get(record.id, ())
-        drafts.append(_Draft(record, why, never, "keep" if why or never else "delete"))
+    stays = reasons.keys() | protection.keys()
+    drafts = [
+        _Draft(record, reasons.get(record.id, ()), protection.get(record.id, ()), "keep", rank)
+        for rank, record in zip(range(len(of_run), 0, -1), of_run, strict=True)
+        if record.id in stays
+    ]
     if config.thin == "always":
         for draft in _thinnable(drafts, config):
             draft.action = "thin"
@@ -167,7 +200,7 @@ def _run(of_run: list[Record], config: RetentionConfig, now: int, marks: Marks, 
 
 
 def _across(ordered: Sequence[Record], config: RetentionConfig, now: int) -> dict[str, list[str]]:
-    whole = sorted((record for record in ordered if not record.faults), key=position)
+    whole = sorted([record for record in ordered if not record.faults], key=position)
     found: dict[str, list[str]] = {}
     for policy in config.keep_across:
         for identity, reason in kept(policy, whole, now).items():
@@ -175,33 +208,42 @@ def _across(ordered: Sequence[Record], config: RetentionConfig, now: int) -> dic
     return found
 
 
-def _limits(drafts: list[_Draft], config: RetentionConfig) -> list[Unmet]:
+def _limits(by_run: Mapping[str, list[_Draft]], drafts: list[_Draft], config: RetentionConfig) -> list[Unmet]:
     unmet = []
     if config.max_bytes_per_run:
-        runs: dict[str, list[_Draft]] = {}
-        for draft in drafts:
-            runs.setdefault(draft.record.run, []).append(draft)
-        for run, of_run in runs.items():
+        for run, of_run in by_run.items():
             name = f"{run} may take {config.max_bytes_per_run:,} bytes"
-            unmet += _make_room(of_run, config, sum(draft.size for draft in of_run) - config.max_bytes_per_run, name)
+            unmet += _make_room(of_run, config, _size(of_run) - config.max_bytes_per_run, name)
     if config.max_bytes:
         name = f"all checkpoints may take {config.max_bytes:,} bytes"
-        unmet += _make_room(drafts, config, sum(draft.size for draft in drafts) - config.max_bytes, name)
+        unmet += _make_room(drafts, config, _size(drafts) - config.max_bytes, name)
     return unmet
 
 
-def _floor(drafts: list[_Draft], config: RetentionConfig, disk: DiskState, empty: dict[str, int]) -> list[Unmet]:
+def _size(drafts: Sequence[_Draft]) -> int:
+    """Bytes that all take together when the plan is done."""
+    return sum([draft.size for draft in drafts if draft.action != "delete"])
+
+
+def floor_of(disk: DiskState, config: RetentionConfig) -> int:
+    """Bytes that shall be free on it."""
+    return max(config.min_free_bytes, int(disk.total * config.min_free_percent / 100))
+
+
+def _floor(
+    runs: Iterable[Sequence[Record]], drafts: Mapping[str, _Draft], config: RetentionConfig, disk: DiskState, empty: dict[str, int]
+) -> list[Unmet]:
     """What is put into the trash frees nothing by itself: it has to be emptied at once, so it is counted as trash to empty."""
-    floor = max(config.min_free_bytes, int(disk.total * config.min_free_percent / 100))
+    floor = floor_of(disk, config)
     missing = floor - disk.free
     if missing <= 0:
         return []
-    here = [draft for draft in drafts if _parent(draft.record) in disk.directories]
-    going = sum((draft.record.bytes or 0) - draft.size for draft in here)
+    here = [record for of_run in runs for record in of_run if (record.path.rpartition("/")[0] or "/") in disk.directories]
+    stays = [draft for record in here if (draft := drafts.get(record.id)) is not None]
+    whole = sum([record.bytes or 0 for record in here])
     name = f"{disk.name} shall have {floor:,} bytes free"
-    unmet = _make_room(here, config, missing - disk.trash - going, name)
-    freed = sum((draft.record.bytes or 0) - draft.size for draft in here)
-    empty[disk.name] = min(missing, disk.trash + freed)
+    unmet = _make_room(stays, config, missing - disk.trash - (whole - _size(stays)), name)
+    empty[disk.name] = min(missing, disk.trash + whole - _size(stays))
     return unmet
 
 
@@ -216,7 +258,7 @@ def _make_room(drafts: Sequence[_Draft], config: RetentionConfig, missing: int, 
                 return []
             draft.action, draft.limit = "thin", name
             missing -= draft.record.disposable or 0
-    for draft in sorted((draft for draft in drafts if draft.action != "delete" and not draft.protection), key=first):
+    for draft in sorted([draft for draft in drafts if draft.action != "delete" and not draft.protection], key=first):
         if missing <= 0:
             return []
         missing -= draft.size
@@ -232,21 +274,22 @@ def _make_room(drafts: Sequence[_Draft], config: RetentionConfig, missing: int, 
 
 def _thinnable(drafts: Sequence[_Draft], config: RetentionConfig) -> list[_Draft]:
     """Kept ones that are old enough in steps, and that nothing but a good metric protects: their weights are what is good."""
-    newest: Counter[str] = Counter()
-    found = []
-    for draft in reversed(drafts):  # of each run the newest first
-        newest[draft.record.run] += 1
-        old = newest[draft.record.run] > config.thin_keep_newest
-        only_best = all(reason.startswith("best by ") for reason in draft.protection)
-        if old and only_best and draft.action == "keep" and draft.record.disposable:
-            found.append(draft)
-    return found
+    newest = config.thin_keep_newest
+    return [
+        draft
+        for draft in drafts
+        if draft.action == "keep"
+        and draft.rank > newest
+        and draft.record.disposable
+        and all(reason.startswith("best by ") for reason in draft.protection)
+    ]
 
 
-def _decided(draft: _Draft, no_reason: tuple[str, ...]) -> Decision:
-    if draft.action == "delete" and not draft.limit:
-        return Decision(record=draft.record, action="delete", reasons=no_reason)
-    reasons: tuple[str, ...] = tuple(dict.fromkeys((*draft.protection, *draft.reasons)))
+def _decided(draft: _Draft) -> Decision:
+    """What is kept, and what a limit takes."""
+    reasons: tuple[str, ...] = (*draft.protection, *draft.reasons)
+    if len(reasons) > 1:
+        reasons = tuple(dict.fromkeys(reasons))
     if draft.action == "delete":
         reasons = (f"{draft.limit}, and it is the next to go", *reasons)
     elif draft.action == "thin":
@@ -260,7 +303,3 @@ def _largest(draft: _Draft) -> int:
 
 
 _age: Callable[[_Draft], Any] = attrgetter("record.time", "record.step", "record.id")
-
-
-def _parent(record: Record) -> str:
-    return record.path.rstrip("/").rpartition("/")[0] or "/"

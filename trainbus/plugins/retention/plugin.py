@@ -6,6 +6,7 @@ holds for this plugin has been seen: a plugin that catches up must not act on ha
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import time
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from trainbus.hookspecs import Context, Panel, hookimpl
 from trainbus.plugins.retention.config import RetentionConfig
 from trainbus.plugins.retention.keeper import NAME, Keeper, RetentionStats
 from trainbus.plugins.retention.records import Book
+from trainbus.plugins.retention.requests import Requests
 from trainbus.plugins.retention.storage import Space, Storage, space
 from trainbus.plugins.retention.sweeper import Sweeper
 from trainbus.plugins.retention.verifier import Verifier
@@ -69,6 +71,8 @@ class RetentionPlugin:
         self.verifier = Verifier(context.logger)
         storage = Storage(NAME, wall=self._wall, space=self._space)
         self.keeper = Keeper(self.config, self.book, storage, self.sweeper, self.verifier, context, self._wall)
+        self.requests = Requests(self.keeper, context, self._wall)
+        self._turn = asyncio.Lock()
         self.sweeper.start()
         self.verifier.start()
 
@@ -97,12 +101,26 @@ class RetentionPlugin:
         context.state[OFFSET_KEY] = event.offset
 
     @hookimpl
+    async def on_command(self, event: events.Command, context: Context) -> None:
+        """Pin, unpin or restore what a person asks for, and tell at once how things stand. Nothing is ever deleted here."""
+        async with self._turn:
+            if await self.requests.obey(event) and await self._seen_all(context):
+                await self.keeper.look(act=False)
+
+    @hookimpl
     async def every(self, context: Context) -> float:
         """Look at what could go; returns the seconds until the next look."""
-        async for _ in context.aquery(kinds=KINDS, after=int(context.state.get(OFFSET_KEY, -1))):
-            return CATCHING_UP
-        settled = await self.keeper.look() and not self.verifier.pending()
+        async with self._turn:
+            if not await self._seen_all(context):
+                return CATCHING_UP
+            settled = await self.keeper.look() and not self.verifier.pending()
         return self.config.interval if settled else min(CATCHING_UP, self.config.interval)
+
+    async def _seen_all(self, context: Context) -> bool:
+        """Whether every event that the journal holds for this plugin has been seen."""
+        async for _ in context.aquery(kinds=KINDS, after=int(context.state.get(OFFSET_KEY, -1))):
+            return False
+        return True
 
     def stats(self) -> RetentionStats:
         """Counts since this process began."""

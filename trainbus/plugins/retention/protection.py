@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 
 from trainbus.plugins.retention.config import RetentionConfig
@@ -17,8 +16,8 @@ Protected = dict[str, list[str]]
 """Checkpoint id → why it is never deleted."""
 
 
-Leaders = Mapping[tuple[str, str], tuple[str, str]]
-"""Metric and direction → id of the best checkpoint, and why it is that."""
+Leaders = Mapping[tuple[str, str], tuple[str, str] | None]
+"""Metric and direction → id of the best checkpoint, and why it is that; None when it was measured on none."""
 
 
 def protected(ordered: Sequence[Record], config: RetentionConfig, now: int, marks: Marks, leaders: Leaders | None = None) -> Protected:
@@ -39,15 +38,19 @@ def protected(ordered: Sequence[Record], config: RetentionConfig, now: int, mark
     known = leaders or {}
 
     whole = [record for record in ordered if not record.faults]
-    young = now - config.min_age * NANOSECONDS if config.min_age else math.inf
-    for record in ordered:
-        for reason in marks.get(record.id, ()):
-            protect(record, reason)
-        if record.faults:
+    if marks:
+        for record in ordered:
+            for reason in marks.get(record.id, ()):
+                protect(record, reason)
+    if len(whole) < len(ordered):
+        for record in (record for record in ordered if record.faults):
             protect(record, f"it is damaged, which is for a person to look at: {record.faults}")
-        if record.time > young:
+    if config.min_age:
+        young = now - config.min_age * NANOSECONDS
+        for record in [record for record in ordered if record.time > young]:
             protect(record, f"younger than {config.min_age:g} s")
-        if len(record.evaluations) < config.min_evaluations:
+    if config.min_evaluations:
+        for record in [record for record in ordered if len(record.evaluations) < config.min_evaluations]:
             protect(record, f"{len(record.evaluations)} of {config.min_evaluations} evaluations have finished")
     if whole:
         protect(whole[-1], "newest complete checkpoint")
@@ -55,8 +58,10 @@ def protected(ordered: Sequence[Record], config: RetentionConfig, now: int, mark
         if verified is not None:
             protect(verified, "last verified whole copy")
     for policy in metrics_of(config):
-        if leader := known.get((policy.metric, policy.direction)):
-            found.setdefault(leader[0], []).append(leader[1])
+        name = policy.metric, policy.direction
+        if name in known:
+            if leader := known[name]:
+                found.setdefault(leader[0], []).append(leader[1])
             continue
         for record in ranked(policy, whole, 1):
             protect(record, f"best by {policy.metric} ({record.metrics[policy.metric]:.6g})")

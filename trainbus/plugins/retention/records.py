@@ -97,17 +97,18 @@ class Book:
 
     def checkpoint(self, event: events.Checkpoint) -> None:
         """A checkpoint is being written, is complete, or is gone."""
-        if event.host != self.host or not event.path:
+        path = event.path.rstrip("/")
+        if event.host != self.host or not path:
             return
         if event.state == "deleted":
             self.trash(event.id)  # by id alone: its path may hold, or be about to hold, another one by now
             return
         marks = self.runs.get(event.run, RunMarks())
-        marks.writing = [path for path in marks.writing if path != event.path]
+        marks.writing = [other for other in marks.writing if other != path]
         if event.state == "writing":
-            marks.writing = [*marks.writing, event.path]
+            marks.writing = [*marks.writing, path]
         elif event.id:
-            self._complete(event)
+            self._complete(event, path)
         self._mark(event.run, marks)
 
     def evaluation(self, event: events.Eval) -> None:
@@ -177,21 +178,19 @@ class Book:
                 resumed.setdefault(name, []).append(f"run {run} resumed from it")
         found: dict[str, list[str]] = {}
         for record in records:
-            reasons = [
-                reason for name in (record.id, record.path.rstrip("/"), (record.run, record.step)) for reason in resumed.get(name, ())
-            ]
+            reasons = [reason for name in (record.id, record.path, (record.run, record.step)) for reason in resumed.get(name, ())]
             if record.path in writing:
                 reasons.append("its directory is being written")
             if reasons:
                 found[record.id] = list(dict.fromkeys(reasons))
         return found
 
-    def _complete(self, event: events.Checkpoint) -> None:
-        for other in [record.id for record in self.records.values() if record.path == event.path and record.id != event.id]:
+    def _complete(self, event: events.Checkpoint, path: str) -> None:
+        for other in [record.id for record in self.records.values() if record.path == path and record.id != event.id]:
             self.forget(other)  # its directory was written again, it holds this one now
         known = self.records.get(event.id) or self.trashed.get(event.id)
         self.forget(event.id)
-        record = Record(event.id, event.run, event.step, event.time, event.path, event.bytes, event.digest)
+        record = Record(event.id, event.run, event.step, event.time, path, event.bytes, event.digest)
         waited = self._pending.pop(event.id, {})
         offsets = [int(name.removeprefix(PENDING_OFFSET)) for name in waited if name.startswith(PENDING_OFFSET)]
         record.metrics = _finite(event.metrics) | {name: value for name, value in waited.items() if not name.startswith(PENDING_OFFSET)}

@@ -132,6 +132,20 @@ def backup_alert(host: str, failed: Mapping[str, str]) -> Alert:
     )
 
 
+def promotion_alert(host: str, failed: Mapping[str, str]) -> Alert:
+    """Checkpoints that could not be promoted at the fixed hour."""
+    return Alert(
+        id=f"promotion_failed:{host}",
+        rule="promotion_failed",
+        category="retention",
+        severity="warning",
+        message="; ".join(f"{path}: {why}" for path, why in failed.items()) or "Every promotion went well.",
+        evidence={"failed": dict(failed)},
+        advice="`trainbus checkpoints promote` tries it by hand; the next try is tomorrow." if failed else "",
+        plugin="retention",
+    )
+
+
 def disk_alert(host: str, disk: DiskState, warn: int, seconds_left: float | None) -> Alert:
     """A disk that is getting full, long before anything goes; critical when a tenth of the warning is left."""
     severity: Severity = "critical" if disk.free < warn // 10 else "warning"

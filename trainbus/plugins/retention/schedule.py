@@ -56,10 +56,9 @@ class Schedule:
         for directory in self._directories:
             for version in versions.listed(directory):
                 path = directory / version.name
-                name = f"{directory.parent.name}-{version.name}"
                 try:
-                    if not backups.has(self._address, name):
-                        backups.back_up(path, self._address, name=name)
+                    if not backups.has(self._address, backups.version_name(directory, version.name)):
+                        backups.back_up_version(directory, version.name, self._address)
                         made.append(str(path))
                 except (TrainbusError, OSError, ImportError) as error:
                     failed[str(path)] = error.problem if isinstance(error, TrainbusError) else str(error)

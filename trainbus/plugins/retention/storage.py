@@ -55,6 +55,13 @@ class Storage:
         found = [(trash, thing) for trash in self._trashes.values() for thing in trash.contents()]
         return sorted(found, key=lambda pair: pair[1].entry.time)
 
+    def find(self, identity: str) -> tuple[Trash, Trashed] | None:
+        """What can be restored under that id, path or name, and the trash that holds it."""
+        for trash in self._trashes.values():
+            if (thing := trash.find(identity)) is not None:
+                return trash, thing
+        return None
+
     def disks(self, contents: Iterable[tuple[Trash, Trashed]]) -> list[DiskState]:
         """One for each file system that holds a known directory."""
         roots: dict[int, list[Path]] = {}
@@ -88,9 +95,9 @@ def mount_point(path: Path) -> str:
     return str(path)
 
 
-def pinned(records: Iterable[Record]) -> dict[str, list[str]]:
+def pinned(records: Iterable[Record]) -> dict[str, str]:
     """Checkpoint id → why it is pinned."""
-    return {record.id: [str(pin)] for record in records if (pin := pin_of(Path(record.path))) is not None}
+    return {record.id: str(pin) for record in records if (pin := pin_of(Path(record.path))) is not None}
 
 
 def look_at(record: Record) -> bool:

@@ -273,7 +273,7 @@ class Trash:
 
 
 def _names(thing: Trashed) -> tuple[str, ...]:
-    return thing.entry.id, thing.entry.path, Path(thing.entry.path).name, thing.entry.trash
+    return thing.entry.id, thing.entry.path, Path(thing.entry.path).name, thing.entry.trash, str(thing.entry.step)
 
 
 def _in_time(path: Path, deadline: float) -> None:
