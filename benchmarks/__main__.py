@@ -25,6 +25,8 @@ BENCHMARKS = {
     "publish": "one publish call with ten metrics, in a tight loop and at 100 a second, whatever happens around it",
     "callback": "what a Hugging Face Trainer pays at each step",
     "kill": "kill -9 right after 5,000 calls",
+    "kill_peers": "kill -9 of training and of the logging server, for trainbus and other loggers",
+    "cost": "what a logger costs: calls, memory, processes, threads, start, finish, steps of a Trainer",
     "throughput": "durable events a second from a publisher to a subscriber",
     "latency": "from publish to a subscriber at 100 events a second",
     "replay": "history into a late subscriber",
@@ -33,7 +35,7 @@ BENCHMARKS = {
     "detector": "the anomaly plugin's cost of an event",
     "memory_cost": "the memory plugin's own CPU and memory while nothing happens",
 }
-WITH_PEERS = ("publish", "throughput", "latency")
+WITH_PEERS = ("publish", "kill_peers", "cost", "throughput", "latency", "scale")
 
 
 def run_one(name: str, quick: bool) -> None:

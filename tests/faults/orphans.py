@@ -24,7 +24,7 @@ def source_of(number: int) -> str:
 
 
 def body(source: str, seq: int) -> bytes:
-    """All are equally long."""
+    """An event as a publisher makes it; of every source equally long."""
     return encode(Step(run="torn", source=source, seq=seq, time=1_700_000_000_000_000_000 + seq, step=seq, metrics={"loss": 0.5 + seq}))
 
 

@@ -74,7 +74,13 @@ class Sender:
         self._immediate = settings.flush_interval == 0
         self._on_command = on_command
         hello = wire.Hello(
-            source=identity.source, run=identity.run, name=identity.name, host=identity.host, pid=identity.pid, owner=identity.owner
+            protocol=wire.PROTOCOL,
+            source=identity.source,
+            run=identity.run,
+            name=identity.name,
+            host=identity.host,
+            pid=identity.pid,
+            owner=identity.owner,
         )
         self._link = Link(hello, outbox, beat=publisher.vitals, heartbeat_interval=settings.heartbeat_interval, on_command=self._deliver)
         self._channel: Channel | None = None
@@ -95,6 +101,7 @@ class Sender:
         self._said_dropped = False
         self._stop_draining = threading.Event()
         self._looked_for_orphans = False
+        self._backlog: int | None = None
         self._thread = threading.Thread(target=self._run, name=f"trainbus-{identity.source}", daemon=True)
         self._seen_next = 0
         self._active_until = 0.0
@@ -203,9 +210,20 @@ class Sender:
             with self._acknowledged:
                 self._acknowledged.notify_all()
         self._speak()
-        if self._link.settled and not self._looked_for_orphans and self._leave_by is None:
+        if not self._looked_for_orphans and self._leave_by is None and self._backlog_is_gone():
             self._looked_for_orphans = True
             self._drain()
+
+    def _backlog_is_gone(self) -> bool:
+        """Whether everything that had been published when the broker was first met is committed.
+
+        Not whether everything is: in a busy training some event is on its way at every look.
+        """
+        if self._backlog is None:
+            if not self.connected:
+                return False
+            self._backlog = self._outbox.next
+        return self._outbox.acknowledged >= self._backlog
 
     def _rest(self, channel: Channel) -> None:
         """Wait for messages, a call, or the next thing that is due."""

@@ -187,11 +187,18 @@ class HistoryChecker:
         missing = [seq for seq in range(count) if seq not in journaled]
         unexplained = [seq for seq in missing if not any(seq in gap for gap in gaps)]
         found += [
-            _finding("lost", "journal", f"{_spell(first, last)} of source {source}: published, not there, and no gap event says why", last - first + 1)
+            _finding(
+                "lost",
+                "journal",
+                f"{_spell(first, last)} of source {source}: published, not there, and no gap event says why",
+                last - first + 1,
+            )
             for first, last in _ranges(unexplained)
         ]
         found += [
-            _finding("invented", "journal", f"{_spell(first, last)} of source {source}: there, but only {count} were published", last - first + 1)
+            _finding(
+                "invented", "journal", f"{_spell(first, last)} of source {source}: there, but only {count} were published", last - first + 1
+            )
             for first, last in _ranges(seq for seq in sorted(journaled) if seq >= count)
         ]
         found += [

@@ -140,8 +140,9 @@ def openings(chance: random.Random) -> list[bytes]:
     greeting = b"\xff" + bytes(8) + b"\x7f\x03\x01"
     hello = greeting + b"NULL".ljust(20, b"\0") + bytes(32)
     return [
-        chance.randbytes(2_000), b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"\x16\x03\x01" + chance.randbytes(200), greeting, hello + chance.randbytes(500),
-        hello + b"\x06" + (2**62).to_bytes(8, "big"), hello + b"\x04\x29\x05READY" + chance.randbytes(35), hello + b"\x02" + (2**40).to_bytes(8, "big"),
+        chance.randbytes(2_000), b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"\x16\x03\x01" + chance.randbytes(200), greeting,
+        hello + chance.randbytes(500), hello + b"\x06" + (2**62).to_bytes(8, "big"), hello + b"\x04\x29\x05READY" + chance.randbytes(35),
+        hello + b"\x02" + (2**40).to_bytes(8, "big"),
     ]  # fmt: skip
 
 

@@ -12,6 +12,13 @@ from tests.support import wait_for
 from trainbus.bus.client import Client
 
 BAD_STEP = 40
+DOOMED = """
+class P:
+    @hookimpl
+    def start(self, context): os.kill(os.getpid(), 9)
+    @hookimpl
+    def on_step(self, event, context): pass
+"""
 
 
 def recorder(before: str = "", after: str = "", *, hook: str = "def on_event") -> str:
@@ -92,12 +99,21 @@ def raising(stage: Stage) -> None:
     assert stage.plugin("alpha").pid == plugin
 
 
-@row("crash-loop", "plugin that dies at each start", "D6", note="parked as failed, with an alert; the recording neighbour is judged")
+@row(
+    "crash-loop",
+    "plugin that dies at each start",
+    "D6",
+    note="pauses grow; every fifth round waits until it is parked as failed, which takes a minute; the recording neighbour is judged",
+    seconds=300.0,
+)
 def crash_loop(stage: Stage) -> None:
-    stage.site.install("doomed", "class P:\n    @hookimpl\n    def start(self, context): os.kill(os.getpid(), 9)\n"
-                       "    @hookimpl\n    def on_step(self, event, context): pass\n")  # fmt: skip
+    stage.site.install("doomed", DOOMED)
     trainer = stage.system("doomed")
-    stage.wait_for_state("doomed", "failed")
+    parked = stage.number % 5 == 4
+    wait_for(lambda: (stage.plugin("doomed").restarts or 0) >= 3, PATIENCE, what="the third restart")
+    if parked:
+        wait_for(lambda: stage.plugin("doomed").state == "failed", 200.0, what="the plugin to be parked")
+        assert [alert for alert in stage.events("alert") if alert.plugin == "doomed" and alert.severity == "critical"]
     stage.mended()
     stage.recovered()
     stage.moment(trainer)

@@ -95,7 +95,7 @@ class Stage(Storm):
 
     def last_recorded(self, name: str) -> int:
         """The offset that a recorder wrote down last."""
-        with contextlib.suppress(OSError, ValueError), self.recorders[name].open("rb") as file:
+        with contextlib.suppress(OSError, ValueError, IndexError), self.recorders[name].open("rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - 200))
             return int(file.read().splitlines()[-1].split()[0])
         return -1
