@@ -11,6 +11,8 @@ from pathlib import Path
 
 import msgspec
 
+from trainbus.version import __version__
+
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -66,7 +68,9 @@ class Result(msgspec.Struct):
 
 
 def absent_or_version(package: str) -> str:
-    """A peer's version, or ``absent``."""
+    """A peer's version, or ``absent``; trainbus itself may run from its tree."""
+    if package == "trainbus":
+        return __version__
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

@@ -37,12 +37,11 @@ def log_through_a_kill(name: str, folder: str, calls: int, returned: Any, raised
     for step in range(calls):
         if step == calls // 2:
             for pid in filter(None, {victim, logger.victim() or 0}):
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+                kill_tree(pid)
         began = time.perf_counter()
         try:
             call(step)
-        except Exception:
+        except Exception:  # noqa: BLE001 - whatever it raises, a training without a handler ends by it
             raised.value += 1
         longest.value = max(longest.value, time.perf_counter() - began)
         returned.value = step + 1
@@ -51,6 +50,17 @@ def log_through_a_kill(name: str, folder: str, calls: int, returned: Any, raised
     with contextlib.suppress(Exception):
         logger.finish()
     os._exit(0)
+
+
+def kill_tree(pid: int) -> None:
+    """kill -9 of a server and its workers, which would go on without it."""
+    import psutil
+
+    with contextlib.suppress(psutil.Error):
+        server = psutil.Process(pid)
+        for process in (*server.children(recursive=True), server):
+            with contextlib.suppress(psutil.Error):
+                process.kill()
 
 
 def _started(name: str, folder: str) -> peers.Logger:

@@ -75,6 +75,7 @@ def main() -> int:
     numbers = board.numbers
     if given.full_disk:
         resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+    begin = trainbus.init  # loaded here, as at the top of a program: an import needs files
     if given.files is not None:
         opened = len(list(Path("/proc/self/fd").iterdir())) - 1
         resource.setrlimit(resource.RLIMIT_NOFILE, (opened + given.files, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
@@ -82,7 +83,7 @@ def main() -> int:
     if given.control:
         run = Control()
     else:
-        run = trainbus.init("storm", run=given.run, root=given.root, router=given.router, settings=settings, resume=given.resume)
+        run = begin("storm", run=given.run, root=given.root, router=given.router, settings=settings, resume=given.resume)
         board.source = run._publisher.source
     numbers[RETURNED] = 1  # run_started
     step = 0

@@ -91,8 +91,12 @@ def drained(stage: Stage, count: int, damage: Callable[[int, Path], None]) -> No
     stage.checker.journal(stage.records())
 
 
-@row("torn-journal", "journal torn at every byte of its last transaction", "D3 D8",
-     note="every twentieth offset a round, read by the journal's own code; one by a real broker, to which the events are sent again")  # fmt: skip
+@row(
+    "torn-journal",
+    "journal torn at every byte of its last transaction",
+    "D3 D8",
+    note="a round takes every twentieth offset by the journal's own code, and one by a real broker, to which the events are sent again",
+)
 def torn_journal(stage: Stage) -> None:
     database, log, acknowledged = killed_in_a_commit(stage)
     cuts = range(acknowledged + stage.number % ROUNDS, len(log), ROUNDS)

@@ -71,7 +71,7 @@ def copied_tree(tree: Path, *changes: Change) -> Path:
         path = tree / change.file
         text = path.read_text()
         if text.count(change.old) != 1:
-            raise SystemExit(f"{change.file} has changed: this is there {text.count(change.old)} times, not once:\n{change.old}")
+            raise ValueError(f"{change.file} has changed: this is there {text.count(change.old)} times, not once:\n{change.old}")
         path.write_text(text.replace(change.old, change.new))
     return tree
 

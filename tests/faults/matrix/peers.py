@@ -13,7 +13,6 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import msgspec
-import zmq
 
 from tests.broker.broker_process import RawClient
 from tests.conftest import ROOT
@@ -25,7 +24,20 @@ from tests.support import trainbus, wait_for
 from trainbus.bus import wire
 from trainbus.bus.home import read_connection
 
-NEWER = (Change("trainbus/bus/wire.py", "PROTOCOL = 1\n", "PROTOCOL = 2\n"),)
+OVERSIZE = """
+import sys, time, zmq
+router, xpub, *sizes = sys.argv[1:]
+context = zmq.Context()
+for size in map(int, sizes):
+    dealer, subscriber = context.socket(zmq.DEALER), context.socket(zmq.SUB)
+    dealer.connect(router)
+    dealer.send(b"x" * size)
+    subscriber.connect(xpub)
+    subscriber.subscribe(b"x" * 1_000_000)
+print("sent", flush=True)
+time.sleep(3600)
+"""
+NEWER = (Change("trainbus/bus/wire.py", "\nPROTOCOL = 1\n", "\nPROTOCOL = 2\n"),)
 
 
 @row("second-broker", "a second broker and a second `up`", "D10")
@@ -192,15 +204,15 @@ def oversize(stage: Stage) -> None:
     """Each costs its sender the connection, and nobody else anything."""
     trainer = stage.system()
     connection = read_connection(stage.root)
+    sizes = [wire.MAX_MESSAGE_BYTES + stage.chance.randrange(1, 1_000_000) for _ in range(3)]
+    command = [sys.executable, "-c", OVERSIZE, connection.router, connection.xpub, *map(str, sizes)]
+    sender = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)  # libzmq's own end may be a crash there
     with ExitStack() as ending:
-        for _ in range(3):
-            client = RawClient(connection.router)
-            ending.callback(client.close)
-            client.dealer.send(b"x" * (wire.MAX_MESSAGE_BYTES + stage.chance.randrange(1, 1_000_000)))
-            subscriber = client.context.socket(zmq.SUB)
-            subscriber.connect(connection.xpub)
-            subscriber.subscribe(b"x" * 1_000_000)
-            stage.moment(trainer, 200)
+        ending.callback(sender.wait)
+        ending.callback(sender.kill)
+        ending.callback(sender.stdout.close)
+        assert sender.stdout.readline()
+        stage.moment(trainer)
         stage.mended()
         stage.recovered()
 

@@ -56,7 +56,7 @@ def play(row: Row, seed: int, number: int, folder: Path) -> int:
         except Exception:  # noqa: BLE001 - whatever went wrong is what this round found
             found.problem = traceback.format_exc()
         except SystemExit:
-            found.problem = f"it hung for {row.seconds:.0f} s: {''.join(traceback.format_exc())}"
+            found.problem = f"it hung for {row.seconds:.0f} s: {traceback.format_exc()}"
         found.seconds = time.monotonic() - began
         (folder / RESULT).write_bytes(msgspec.json.encode(found))
     return 0
@@ -129,6 +129,7 @@ class Player:
                         process.wait(GRACE_SECONDS)
                     process.kill()
                     process.wait()
+        _sweep(folder)
         try:
             found = msgspec.json.decode((folder / RESULT).read_bytes(), type=Round)
         except OSError:
@@ -150,6 +151,15 @@ class Player:
         (kept / "problem.json").write_text(json.dumps({"seed": found.seed, "problem": found.problem}, indent=1))
         for old in sorted(kept.parent.iterdir(), key=lambda path: path.stat().st_mtime)[:-KEPT_FOLDERS]:
             shutil.rmtree(old, ignore_errors=True)
+
+
+def _sweep(folder: Path) -> None:
+    """Kill what a round that died left behind: processes whose home lies in its folder."""
+    mark = f"TRAINBUS_HOME={folder}/".encode()
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if mark in (process / "environ").read_bytes():
+                os.kill(int(process.name), signal.SIGKILL)
 
 
 def _say(text: str) -> None:
