@@ -7,7 +7,7 @@ import sqlite3
 
 from tests.broker.broker_process import fill, small_disk
 from tests.faults.matrix.row import row
-from tests.faults.matrix.stage import BUS, PATIENCE, Stage
+from tests.faults.matrix.stage import BUS, PATIENCE, SMALL_SEGMENT, Stage
 from tests.support import wait_for
 from trainbus.bus.client import Client
 
@@ -104,7 +104,7 @@ def disk_checkpoints(stage: Stage) -> None:
 
 @row("commit-failure", "commits fail: somebody holds the journal's database, and the broker may die meanwhile", "D3 D8")
 def commit_failure(stage: Stage) -> None:
-    trainer = stage.system()
+    trainer = stage.system(spool_segment_bytes=SMALL_SEGMENT)  # what was acknowledged too early is soon written over
     with contextlib.closing(sqlite3.connect(stage.root / "journal.db", isolation_level=None)) as foreign:
         foreign.execute("PRAGMA busy_timeout=20000")
         foreign.execute("BEGIN IMMEDIATE")

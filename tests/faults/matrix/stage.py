@@ -18,12 +18,14 @@ from tests.faults.storm import RECORDER, Storm, Trainer
 from tests.hosting.site import Site
 from tests.support import trainbus, wait_for
 from trainbus.bus.client import Client
+from trainbus.bus.config import BusConfig
 from trainbus.errors import TrainbusError
 from trainbus.testing.checker import Findings, HistoryChecker
 
 PATIENCE = 90.0
 """How long anything may take to come back; what needs longer is a finding."""
 
+SMALL_SEGMENT, DEFAULT_SEGMENT = 65_536, BusConfig().spool_segment_bytes
 BUS = {"heartbeat_interval": 0.2, "stuck_after": 20.0}
 
 
@@ -54,22 +56,31 @@ class Stage(Storm):
 
     # --- a running system ---
 
-    def system(self, *plugins: str, bus: dict | None = None, follow: bool = True, options: dict | None = None) -> Trainer:
-        """Broker, the recording plugins alpha and beta, others by name, a live reader and a trainer, all of them at work."""
+    def system(
+        self, *plugins: str, bus: dict | None = None, follow: bool = True, options: dict | None = None, **settings: object
+    ) -> Trainer:
+        """Broker, the recording plugins alpha and beta, others by name, a live reader and a trainer, all of them at work.
+
+        ``settings`` are the trainer's.
+        """
         self.up("alpha", "beta", *plugins, bus={**BUS, **(bus or {})}, **(options or {}))
         if follow:
             self.follower()
-        trainer = self.train()
+        trainer = self.train(**settings)
         for name in ("alpha", "beta"):
             wait_for(lambda name=name: self.last_recorded(name) >= 0, PATIENCE, what=f"{name} to record")
         self.moment(trainer)
         return trainer
 
     def train(self, *options: str, **rest) -> Trainer:
-        """A trainer of 1,000 events a second, and with the first one the control process beside it."""
+        """A trainer of 1,000 events a second, and with the first one the control process beside it.
+
+        Its spool's segments are of the usual size, or so small that they are used again within a second.
+        """
         pace = ("--burst", "5", "--pace", "0.005")
         if self._control is None:
             self._control = Trainer("control", self.folder / "board-control", "--control", *pace, env=dict(os.environ))
+        rest.setdefault("spool_segment_bytes", self.chance.choice((SMALL_SEGMENT, DEFAULT_SEGMENT)))
         return self.trainer(*pace, *options, **rest)
 
     def moment(self, trainer: Trainer, most: int = 600) -> None:
