@@ -9,6 +9,7 @@ or the rows change (or with --fresh): an interrupted matrix goes on where it was
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from pathlib import Path
 
@@ -62,6 +63,7 @@ def main() -> int:
     if given.docs:
         report.write_docs(output)
         return 0
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(4))  # so that the round at play is ended, too
     player = Player(given.place, given.seed, mutant=given.mutant or "", fresh=given.fresh)
     player.play_all(rows, given.rounds)
     matrix = report.matrix(rows, player.rounds(rows, given.rounds), given.seed)

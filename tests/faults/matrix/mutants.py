@@ -41,9 +41,14 @@ MUTANTS: dict[str, tuple[Change, ...]] = {
     "cursor-first": (
         Change(
             "trainbus/bus/hosting/serving.py",
-            "                await self._dispatcher.handle(event)\n",
-            "                await self._client.commit_cursor(self._consumer, max(event.offset, 0), {})\n"
-            "                await self._dispatcher.handle(event)\n",
+            "                await self._deliver(event)\n",
+            "                self._fetched = subscriber.stats().position\n                await self._deliver(event)\n",
+        ),
+        Change(
+            "trainbus/bus/hosting/serving.py",
+            "        self._staged = (self._delivery.finished, self._state.stage())\n",
+            "        fetched = getattr(self, '_fetched', None)\n"
+            "        self._staged = (max(self._delivery.finished, -1 if fetched is None else fetched), self._state.stage())\n",
         ),
     ),
     "no-spool": (

@@ -26,6 +26,8 @@ from tests.faults.matrix.stage import open_stage
 PLACE = ROOT / "build" / "faults"
 GRACE_SECONDS = 30.0
 """How long a round that hangs may take to leave nothing behind."""
+LAST_PATIENCE = 5.0
+"""How long a round that has failed waits for its readers, for the count."""
 RESULT = "round.json"
 KEPT_FOLDERS = 5
 """Failed rounds whose folders are kept to be looked at."""
@@ -54,7 +56,10 @@ def play(row: Row, seed: int, number: int, folder: Path) -> int:
         except pytest.skip.Exception as reason:
             found.skipped = str(reason)
         except Exception:  # noqa: BLE001 - whatever went wrong is what this round found
-            found.problem = traceback.format_exc()
+            problem = traceback.format_exc()
+            with contextlib.suppress(Exception):  # what is lost is counted all the same, where that can still be found out
+                stage.fill_in(found, row, patience=LAST_PATIENCE)
+            found.problem = "\n".join(filter(None, (problem, found.problem)))
         except SystemExit:
             found.problem = f"it hung for {row.seconds:.0f} s: {traceback.format_exc()}"
         found.seconds = time.monotonic() - began

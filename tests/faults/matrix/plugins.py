@@ -104,7 +104,7 @@ def raising(stage: Stage) -> None:
     "plugin that dies at each start",
     "D6",
     note="pauses grow; every fifth round waits until it is parked as failed, which takes a minute; the recording neighbour is judged",
-    seconds=300.0,
+    seconds=400.0,
 )
 def crash_loop(stage: Stage) -> None:
     stage.site.install("doomed", DOOMED)

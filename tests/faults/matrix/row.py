@@ -31,14 +31,14 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     act: Act
     gaps: bool = False
     note: str = ""
-    seconds: float = 150.0
+    seconds: float = 300.0
 
 
 ROWS: dict[str, Row] = {}
 """All rows, in the order of the table; the modules beside this one fill it."""
 
 
-def row(name: str, title: str, clauses: str, *, gaps: bool = False, note: str = "", seconds: float = 150.0) -> Callable[[Act], Act]:
+def row(name: str, title: str, clauses: str, *, gaps: bool = False, note: str = "", seconds: float = 300.0) -> Callable[[Act], Act]:
     """Register a function as a row."""
 
     def register(act: Act) -> Act:

@@ -150,15 +150,15 @@ class Stage(Storm):
         """Judge now, because what is judged is about to go."""
         self._findings = self.judgement()
 
-    def judgement(self) -> Findings:
+    def judgement(self, patience: float = PATIENCE) -> Findings:
         """What the checker says of this round."""
         if self._findings is not None:
             return self._findings
-        return self.checker.check() if self.checker is not None else self.verdict(patience=PATIENCE)
+        return self.checker.check() if self.checker is not None else self.verdict(patience=patience)
 
-    def fill_in(self, found: Round, row: Row) -> None:
+    def fill_in(self, found: Round, row: Row, *, patience: float = PATIENCE) -> None:
         """Put the judgement and the figures into ``found``."""
-        findings = self.judgement()
+        findings = self.judgement(patience)
         found.published, found.journaled, found.explained = findings.published, findings.journaled, findings.explained
         found.delivered = sum(findings.delivered.values())
         found.lost, found.duplicated, found.disordered = (findings.count(kind) for kind in ("lost", "duplicated", "disordered"))
