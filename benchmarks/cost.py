@@ -11,7 +11,6 @@ import io
 import os
 import statistics
 import tempfile
-import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -185,7 +184,7 @@ def bench(quick: bool) -> Result:
         "What a logger costs",
         f"{calls} calls with ten metrics, {STEP_WORK_SECONDS * 1e3:.0f} ms of work between two of them, {rounds} rounds, all contenders in"
         f" turn; then {steps} steps of a small model in transformers' Trainer at logging_steps=1. The best round counts for times, the"
-        f" median one for memory. trainbus runs with its broker, which counts as a process. {threading.active_count()} thread measures.",
+        f" median one for memory. trainbus runs with its broker, which counts as a process.",
         tables,
         bars(found, trained),
         peers.versions() | {"transformers": absent_or_version("transformers"), "torch": absent_or_version("torch")},

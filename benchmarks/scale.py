@@ -129,18 +129,23 @@ def many_publishers(publishers: int, processes: int, seconds: float) -> dict[str
 # --- growth ---
 
 
-def publish_many(home: str, count: int) -> None:
-    """As fast as the broker takes them."""
+def publish_many(home: str, count: int) -> float:
+    """As fast as the broker takes them; seconds until all are committed."""
     from trainbus import Publisher
     from trainbus.bus.events import Step
 
     publisher = Publisher("grow", root=Path(home))
+    publisher.flush(10)
+    began = time.perf_counter()
     for step in range(count):
         publisher.publish(Step(step=step, metrics=METRICS))
         if step % 20_000 == 19_999:
             publisher.flush(60)
-    if not publisher.close(120):
+    if not publisher.flush(120):
         raise SystemExit("not everything was acknowledged")
+    took = time.perf_counter() - began
+    publisher.close()
+    return took
 
 
 def growth(events: int) -> list[dict[str, float]]:
@@ -151,9 +156,7 @@ def growth(events: int) -> list[dict[str, float]]:
     found = []
     with temporary_home() as home, broker_process(home) as broker:
         for number in range(1, POINTS + 1):
-            began = time.perf_counter()
-            in_a_process(publish_many, str(home), part)
-            took = time.perf_counter() - began
+            took = in_a_process(publish_many, str(home), part)
             with Client(root=home) as client:
                 head = client.status().head
                 waits = []

@@ -42,6 +42,16 @@ HANG_SECONDS = 5.0
 """A publish() that took longer has blocked. The real figure is 5 us; a busy test machine may stop a process for a while."""
 
 
+def recorder(before: str = "", after: str = "", *, hook: str = "def on_event") -> str:
+    """The recording plugin with something else in its hook, before or after it has written."""
+    source = RECORDER.replace("def on_event", hook)
+    lines = source.splitlines()
+    at = next(number for number, line in enumerate(lines) if "if event.offset >= 0" in line)
+    indent = " " * 8
+    lines[at:at] = [indent + line for line in before.splitlines()]
+    return "\n".join([*lines, *(indent + line for line in after.splitlines())]) + "\n"
+
+
 class Trainer:
     """A trainer process and its board."""
 

@@ -7,7 +7,7 @@ import signal
 
 from tests.faults.matrix.row import row
 from tests.faults.matrix.stage import BUS, PATIENCE, Stage
-from tests.faults.storm import RECORDER
+from tests.faults.storm import recorder
 from tests.support import wait_for
 from trainbus.bus.client import Client
 
@@ -19,16 +19,6 @@ class P:
     @hookimpl
     def on_step(self, event, context): pass
 """
-
-
-def recorder(before: str = "", after: str = "", *, hook: str = "def on_event") -> str:
-    """The recording plugin with something else in its hook, before or after it has written."""
-    source = RECORDER.replace("def on_event", hook)
-    lines = source.splitlines()
-    at = next(number for number, line in enumerate(lines) if "if event.offset >= 0" in line)
-    indent = " " * 8
-    lines[at:at] = [indent + line for line in before.splitlines()]
-    return "\n".join([*lines, *(indent + line for line in after.splitlines())]) + "\n"
 
 
 @row(
