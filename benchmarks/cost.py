@@ -120,7 +120,7 @@ def train(name: str, folder: str, steps: int) -> dict[str, Any] | None:
             if name == peers.Aim.name:
                 from aim.hugging_face import AimCallback
 
-                trainer.add_callback(AimCallback(repo=folder, experiment="bench", system_tracking_interval=None))
+                trainer.add_callback(AimCallback(repo=folder, experiment="bench", system_tracking_interval=None, log_system_params=False))
             return _run(name, trainer, Stopwatch(), time_events, time_methods)
     except ImportError:
         return None
