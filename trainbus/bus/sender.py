@@ -44,6 +44,7 @@ OFFLINE_TICK_SECONDS = 0.05
 LISTEN_SECONDS = 0.1
 """With a longer flush interval messages are read as they come: commands must not wait for it."""
 NO_PIPE = -1
+"""In place of a file descriptor."""
 FAULT_PAUSE_SECONDS = 0.5
 """Pause after an unexpected exception, so that one that repeats does not burn a core."""
 
