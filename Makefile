@@ -5,6 +5,8 @@
 #   make test                fast checks and all tests that aren't slow
 #   make test-all            also fault runs, 2,000 simulation seeds, real training
 #   make check               everything that CI demands: format, lint, types, layers, docs, tests
+#   make faults              the fault matrix, each row 20 times; ARGS='--rows kill-* --rounds 5'
+#   make soak                an hour of events and of plugins that come and go; ARGS='--minutes 10'
 #   make bench               numbers against peers and limits; ARGS=--quick, or the names of some
 
 PYTHON ?= python3
@@ -22,7 +24,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 export HF_HUB_DISABLE_TELEMETRY = 1
 export DO_NOT_TRACK = 1
 
-.PHONY: venv demo test test-all bench check static docs format clean
+.PHONY: venv demo test test-all faults soak bench check static docs format clean
 
 venv: $(STAMP)
 
@@ -66,6 +68,13 @@ $(PEERS_STAMP): benchmarks/requirements-peers.txt pyproject.toml
 
 bench: venv $(PEERS_STAMP)
 	$(BIN)/python -m benchmarks $(ARGS)
+
+# Goes on where it was when it is interrupted; docs/faults.md is written by ARGS=--docs.
+faults: venv
+	$(BIN)/python -m tests.faults.matrix $(ARGS)
+
+soak: venv
+	$(BIN)/python -m tests.faults.soak $(ARGS)
 
 format: venv
 	$(BIN)/ruff check --fix --quiet .

@@ -25,15 +25,18 @@ BENCHMARKS = {
     "publish": "one publish call with ten metrics, in a tight loop and at 100 a second, whatever happens around it",
     "callback": "what a Hugging Face Trainer pays at each step",
     "kill": "kill -9 right after 5,000 calls",
+    "kill_peers": "kill -9 of training and of the logging server, for trainbus and other loggers",
+    "cost": "what a logger costs: calls, memory, processes, threads, start, finish, steps of a Trainer",
     "throughput": "durable events a second from a publisher to a subscriber",
     "latency": "from publish to a subscriber at 100 events a second",
+    "scale": "fan-out to many subscribers, a thousand publishers, and how things grow with the history",
     "replay": "history into a late subscriber",
     "broker": "the broker alone, and the limits of its parts",
     "startup": "import trainbus and trainbus --help",
     "detector": "the anomaly plugin's cost of an event",
     "memory_cost": "the memory plugin's own CPU and memory while nothing happens",
 }
-WITH_PEERS = ("publish", "throughput", "latency")
+WITH_PEERS = ("publish", "kill_peers", "cost", "throughput", "latency", "scale")
 
 
 def run_one(name: str, quick: bool) -> None:
@@ -59,6 +62,9 @@ def main() -> int:
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help="which ones; default: all")
     parser.add_argument("--quick", action="store_true", help="fewer rounds and events: a look, not a result")
+    parser.add_argument(
+        "--events", type=int, metavar="N", help="scale: grow a history of so many events (1,000,000; 10,000,000 takes a while)"
+    )
     parser.add_argument("--docs", action="store_true", help="measure nothing; quote the last results in docs/benchmarks.md")
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -72,6 +78,8 @@ def main() -> int:
         run_one(names[0], options.quick)
         return 0
     failed = []
+    if options.events:
+        os.environ["BENCH_EVENTS"] = str(options.events)
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))}
     for name in names:
         command = [python_for(name), "-m", "benchmarks", name, "--one", *(["--quick"] if options.quick else [])]

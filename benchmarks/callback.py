@@ -81,7 +81,7 @@ def time_methods(trainer, watch):
     return finish
 
 
-def make_trainer(directory, steps):
+def make_trainer(directory, steps, **arguments):
     import torch
     import transformers
 
@@ -94,9 +94,10 @@ def make_trainer(directory, steps):
     tokenizer = byte_tokenizer(256)
     shape = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1}
     examples = [Example(turns=(Turn("user", f"{i}"), Turn("assistant", f"{i}"))) for i in range(64)]
+    chosen = {"logging_steps": 10**9, "report_to": "none", **arguments}
     arguments = transformers.TrainingArguments(
-        output_dir=str(directory), max_steps=steps, per_device_train_batch_size=4, logging_steps=10**9, save_strategy="no",
-        report_to="none", disable_tqdm=True, use_cpu=True, remove_unused_columns=False,
+        output_dir=str(directory), max_steps=steps, per_device_train_batch_size=4, save_strategy="no", disable_tqdm=True, use_cpu=True,
+        remove_unused_columns=False, **chosen,
     )  # fmt: skip
     trainer = transformers.Trainer(
         model=from_config({**SMALL_QWEN3, **shape}, tokenizer),

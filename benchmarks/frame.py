@@ -11,6 +11,8 @@ from pathlib import Path
 
 import msgspec
 
+from trainbus.version import __version__
+
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -55,6 +57,8 @@ class Result(msgspec.Struct):
     bars: list[Bar] = msgspec.field(default_factory=list)
     peers: dict[str, str] = msgspec.field(default_factory=dict)
     data: dict[str, object] = msgspec.field(default_factory=dict)
+    plots: list[str] = msgspec.field(default_factory=list)
+    """SVG files in `RESULTS`."""
     name: str = ""
     quick: bool = False
     measured: str = ""
@@ -66,7 +70,9 @@ class Result(msgspec.Struct):
 
 
 def absent_or_version(package: str) -> str:
-    """A peer's version, or ``absent``."""
+    """A peer's version, or ``absent``; trainbus itself may run from its tree."""
+    if package == "trainbus":
+        return __version__
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -119,8 +125,8 @@ def bars_table(bars: Sequence[Bar], title: str = "Bars") -> Table:
     return Table(title, ["what", "bar", "measured", "measured / bar", ""], rows)
 
 
-def show(result: Result) -> str:
-    """A result's part of the report."""
+def show(result: Result, plots: str = "") -> str:
+    """A result's part of the report; ``plots`` is the folder of the plots as the page names it."""
     parts = [
         f"## {result.title}",
         result.about,
@@ -130,6 +136,7 @@ def show(result: Result) -> str:
     if result.peers:
         parts.append("Peers: " + ", ".join(f"{name} {version}" for name, version in result.peers.items()))
     parts += [markdown(table) for table in result.tables]
+    parts += [f"![{name.removesuffix('.svg')}]({plots}{name})" for name in result.plots]
     if result.bars:
         parts.append(markdown(bars_table(result.bars)))
     return "\n\n".join(parts) + "\n"

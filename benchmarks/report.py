@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import shutil
 from pathlib import Path
 
 import msgspec
@@ -11,6 +12,7 @@ import msgspec
 from benchmarks.frame import RESULTS, Bar, Result, Table, bars_table, markdown, show
 
 DOCS = Path(__file__).parent.parent / "docs" / "benchmarks.md"
+PLOTS = DOCS.parent / "plots"
 MD, JSON = RESULTS / "report.md", RESULTS / "report.json"
 
 
@@ -34,7 +36,10 @@ def write_docs(order: list[str]) -> None:
     table = Table("", ["benchmark", "what", "bar", "measured", "measured / bar", "", "load average"], rows)
     machine = found[0].machine
     where = f"{found[0].measured}, {machine['cores']} cores ({machine['cpu']}), {machine['system']}, Python {machine['python']}"
-    parts = [show(msgspec.structs.replace(result, bars=[])).replace("## ", "### ", 1) for result in found]
+    PLOTS.mkdir(exist_ok=True)
+    for name in [name for result in found for name in result.plots]:
+        shutil.copy(RESULTS / name, PLOTS / name)
+    parts = [show(msgspec.structs.replace(result, bars=[]), f"{PLOTS.name}/").replace("## ", "### ", 1) for result in found]
     block = "\n".join(["<!-- results -->", f"Measured {where}.{markdown(table).removeprefix('****')}\n", *parts, "<!-- end -->"])
     DOCS.write_text(re.sub(r"<!-- results -->.*?<!-- end -->", lambda _: block, DOCS.read_text(), flags=re.DOTALL))
 

@@ -36,21 +36,26 @@ def body() -> bytes:
     return encode(Step(run="bench", source="0123456789abcdef", seq=123_456, time=time.time_ns(), step=123_456, metrics=METRICS))
 
 
-def timed(subscribe: Callable[..., None], publish: Callable[..., None], count: int, *arguments: object) -> float:
-    """Events a second from the first publish to the last event received, in two processes."""
-    ready, finished = _spawn.Event(), _spawn.Value("d", 0.0)
-    reader = _spawn.Process(target=subscribe, args=(ready, finished, count, *arguments))
-    reader.start()
-    ready.wait(30)
+def timed(subscribe: Callable[..., None], publish: Callable[..., None], count: int, *arguments: object, readers: int = 1) -> float:
+    """Events a second from the first publish until the last of ``readers`` has them all; everybody is a process of his own."""
     begin = _spawn.Value("d", 0.0)
+    reading = []
+    for _ in range(readers):
+        ready, finished = _spawn.Event(), _spawn.Value("d", 0.0)
+        reader = _spawn.Process(target=subscribe, args=(ready, finished, count, *arguments))
+        reader.start()
+        reading.append((reader, ready, finished))
+    for _, ready, _ in reading:
+        ready.wait(60)
     writer = _spawn.Process(target=publish, args=(begin, count, *arguments))
     writer.start()
     writer.join()
-    reader.join(CHILD_SECONDS)
-    reader.kill()
-    if not finished.value:
+    for reader, _, _ in reading:
+        reader.join(CHILD_SECONDS)
+        reader.kill()
+    if not all(finished.value for _, _, finished in reading):
         raise SystemExit(f"{subscribe.__name__} did not get all events")
-    return float(count / (finished.value - begin.value))
+    return float(count / (max(finished.value for _, _, finished in reading) - begin.value))
 
 
 # --- trainbus ---
@@ -111,11 +116,11 @@ def redis_publish(begin, count, port):
         pipeline.execute()
 
 
-def run_redis(count: int) -> float | None:
+def run_redis(count: int, readers: int = 1) -> float | None:
     if not shutil.which("redis-server"):
         return None
     with redis_server() as port:
-        return timed(redis_subscribe, redis_publish, count, port)
+        return timed(redis_subscribe, redis_publish, count, port, readers=readers)
 
 
 # --- NATS JetStream ---
@@ -165,7 +170,7 @@ def nats_server() -> str | None:
     return shutil.which("nats-server") or shutil.which("nats-server", path=str(Path(sys.executable).parent))
 
 
-def run_nats(count: int) -> float | None:
+def run_nats(count: int, readers: int = 1) -> float | None:
     binary = nats_server()
     if not binary:
         return None
@@ -183,7 +188,7 @@ def run_nats(count: int) -> float | None:
 
         with server([binary, "-c", str(config)], lambda: socket.create_connection(("127.0.0.1", port), 0.2).close() is None):
             asyncio.run(create())
-            return timed(nats_subscribe, nats_publish, count, port)
+            return timed(nats_subscribe, nats_publish, count, port, readers=readers)
 
 
 # --- limits of the machine ---
@@ -231,9 +236,9 @@ def run_sqlite(count: int) -> float:
         return rate
 
 
-def run_trainbus(count: int) -> float:
+def run_trainbus(count: int, readers: int = 1) -> float:
     with broker() as home:
-        return timed(trainbus_subscribe, trainbus_publish, count, str(home))
+        return timed(trainbus_subscribe, trainbus_publish, count, str(home), readers=readers)
 
 
 def run_pyzmq(count: int) -> float:

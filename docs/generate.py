@@ -254,15 +254,42 @@ def anomaly_rules() -> str:
     return "\n".join(rows)
 
 
-def proofs() -> str:
-    """For each clause of the delivery contract, the tests whose docstrings name it."""
+def guarantees() -> str:
+    """For each clause of the delivery contract: what it says, the rows of the fault matrix, and the tests whose docstrings name it."""
+    tests = _proofs()
+    parts = []
+    for clause, words in sorted(_clauses().items()):
+        rows = [f"`{row.name}`" for row in matrix_rows() if f"D{clause}" in row.clauses.split()]
+        parts.append(f"## D{clause}\n\n{words}\n\nRows: {', '.join(rows)}\n\n" + "\n".join(f"- `{test}`" for test in tests.get(clause, [])))
+    return "\n\n".join(parts)
+
+
+def matrix_rows() -> list[Any]:
+    """The rows of the fault matrix."""
+    sys.path.insert(0, str(DOCS.parent))
+    try:
+        from tests.faults.matrix import row, rows
+    finally:
+        sys.path.pop(0)
+    rows.load()
+    return list(row.ROWS.values())
+
+
+def _clauses() -> dict[int, str]:
+    """What the page on the architecture says of each clause."""
+    found = re.findall(r"^D(\d+)\n: (.*?)(?=\n\n)", (DOCS / "architecture.md").read_text(), re.DOTALL | re.MULTILINE)
+    return {int(number): " ".join(words.split()) for number, words in found}
+
+
+def _proofs() -> dict[int, list[str]]:
+    """For each clause, the tests whose docstrings name it."""
     found: dict[int, list[str]] = {}
     for path in sorted((DOCS.parent / "tests").rglob("test_*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_"):
                 for clause in sorted({int(number) for number in CLAUSE.findall(ast.get_docstring(node) or "")}):
-                    found.setdefault(clause, []).append(f"- D{clause}: `{path.relative_to(DOCS.parent).as_posix()}::{node.name}`")
-    return "\n".join(line for clause in sorted(found) for line in found[clause])
+                    found.setdefault(clause, []).append(f"{path.relative_to(DOCS.parent).as_posix()}::{node.name}")
+    return found
 
 
 def rights() -> str:
@@ -295,7 +322,7 @@ GENERATORS: dict[str, Callable[[], str]] = {
         frames,
         hooks,
         context,
-        proofs,
+        guarantees,
         rights,
         anomaly_rules,
         recorded_histories,

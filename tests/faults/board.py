@@ -6,8 +6,9 @@ import mmap
 import struct
 from pathlib import Path
 
-RETURNED, LONGEST, STOP, SETTLED = range(4)
-_NUMBERS = struct.Struct("=4Q16s")
+RETURNED, LONGEST, STOP, SETTLED, OWN, LATE = range(6)
+_NUMBERS = struct.Struct("=6Q16s")
+_SOURCE = slice(48, 64)
 
 
 class Board:
@@ -17,7 +18,7 @@ class Board:
         with path.open("a+b") as file:
             file.truncate(_NUMBERS.size)
             self._map = mmap.mmap(file.fileno(), _NUMBERS.size)
-        self.numbers = memoryview(self._map)[:32].cast("Q")
+        self.numbers = memoryview(self._map)[:48].cast("Q")
 
     @property
     def returned(self) -> int:
@@ -30,10 +31,20 @@ class Board:
         return self.numbers[LONGEST] / 1e9
 
     @property
+    def own(self) -> float:
+        """The same without the calls in which the kernel gave the processor to somebody else: those the machine made long, not we."""
+        return self.numbers[OWN] / 1e9
+
+    @property
+    def late(self) -> int:
+        """Calls that took longer than `trainer.LATE_SECONDS` without such an interruption."""
+        return self.numbers[LATE]
+
+    @property
     def source(self) -> str:
         """The publisher's id; empty until it is made."""
-        return bytes(self._map[32:48]).rstrip(b"\0").decode()
+        return bytes(self._map[_SOURCE]).rstrip(b"\0").decode()
 
     @source.setter
     def source(self, source: str) -> None:
-        self._map[32:48] = source.encode().ljust(16, b"\0")
+        self._map[_SOURCE] = source.encode().ljust(16, b"\0")

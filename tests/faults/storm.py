@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import msgspec
@@ -41,16 +42,27 @@ HANG_SECONDS = 5.0
 """A publish() that took longer has blocked. The real figure is 5 us; a busy test machine may stop a process for a while."""
 
 
+def recorder(before: str = "", after: str = "", *, hook: str = "def on_event") -> str:
+    """The recording plugin with something else in its hook, before or after it has written."""
+    source = RECORDER.replace("def on_event", hook)
+    lines = source.splitlines()
+    at = next(number for number, line in enumerate(lines) if "if event.offset >= 0" in line)
+    indent = " " * 8
+    lines[at:at] = [indent + line for line in before.splitlines()]
+    return "\n".join([*lines, *(indent + line for line in after.splitlines())]) + "\n"
+
+
 class Trainer:
     """A trainer process and its board."""
 
-    def __init__(self, run: str, board: Path, *options: str, env: dict[str, str]) -> None:
+    def __init__(self, run: str, board: Path, *options: str, env: dict[str, str], tree: Path = ROOT) -> None:
         self.run = run
         self.board = Board(board)
         self.killed = False
+        self.other_events = "--checkpoints" in options
         self.errors = board.with_suffix(".err").open("w+")
         command = [sys.executable, "-m", "tests.faults.trainer", str(board), run, *options]
-        self.process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=self.errors, stderr=self.errors)
+        self.process = subprocess.Popen(command, cwd=tree, env=env, stdout=self.errors, stderr=self.errors)
 
     def words(self) -> str:
         """What it printed."""
@@ -70,6 +82,13 @@ class Trainer:
         """Until ``count`` further calls came back."""
         self.wait_for_returned(self.board.returned + count)
 
+    def wait_for_seconds(self, seconds: float) -> None:
+        """Training goes on for so long."""
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            assert self.process.poll() is None, self.words()
+            time.sleep(min(left, 0.1))
+
     def kill(self) -> None:
         """kill -9."""
         self.killed = True
@@ -88,17 +107,18 @@ class Trainer:
 class Follower:
     """A live reader of everything, in a thread."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, **options: str) -> None:
         self.seen: list[tuple[int, str, int]] = []
         self._enough = threading.Event()
         self._root = root
+        self._options = options
         self.error: BaseException | None = None
         self._thread = threading.Thread(target=self._follow, daemon=True)
         self._thread.start()
 
     def _follow(self) -> None:
         try:
-            with Subscriber(root=self._root) as subscriber:
+            with Subscriber(root=self._root, **self._options) as subscriber:
                 while not self._enough.is_set():
                     event = subscriber.next(0.1)
                     if event is not None:
@@ -123,24 +143,26 @@ class Storm(System):
         self.trainers: list[Trainer] = []
         self.followers: list[Follower] = []
         self.recorders: dict[str, Path] = {}
+        self.others: dict[str, int] = {}
+        """Sources that are no trainers of ours, with the number of events that they published."""
 
     def configure(self, *plugins: str, bus: dict | None = None, **options: dict) -> None:
         super().configure(*plugins, bus=bus, **options)
         seen = Path(os.environ["SEEN"])
         self.recorders |= {name: seen / name for name in plugins if name in ("alpha", "beta")}
 
-    def trainer(self, *options: str, run: str = "", root: Path | None = None, **settings: object) -> Trainer:
-        """Start a training process; the run's id is made from its number."""
+    def trainer(self, *options: str, run: str = "", root: Path | None = None, tree: Path = ROOT, **settings: object) -> Trainer:
+        """Start a training process; the run's id is made from its number. ``tree`` holds the trainbus that it runs."""
         run = run or f"run-{len(self.trainers)}"
         bus = msgspec.json.encode(msgspec.convert(settings, BusConfig)).decode()
         board = self.folder / f"board-{len(self.trainers)}"
         env = {**os.environ, "TRAINBUS_HOME": str(root or self.root)}
-        self.trainers.append(Trainer(run, board, "--settings", bus, *options, env=env))
+        self.trainers.append(Trainer(run, board, "--settings", bus, *options, env=env, tree=tree))
         return self.trainers[-1]
 
-    def follower(self) -> Follower:
-        """Start a live reader."""
-        self.followers.append(Follower(self.root))
+    def follower(self, **options: str) -> Follower:
+        """Start a live reader; ``options`` are those of `Subscriber`."""
+        self.followers.append(Follower(self.root, **options))
         return self.followers[-1]
 
     def records(self) -> list[tuple[int, bytes]]:
@@ -189,18 +211,27 @@ class Storm(System):
         assert code == 0, f"exit code {code} (3: not everything is acknowledged)\n{trainer.words()}"
 
     def judge(self, *, at_least: int = 1) -> Findings:
-        """Wait until every reader is through, then compare all that was published with the journal and the readers.
+        """`verdict`, which must be good.
 
         At least ``at_least`` events must have been there to judge: an empty history is always fine.
         """
+        findings = self.verdict()
+        for trainer in self.trainers:
+            assert trainer.board.longest < HANG_SECONDS
+        assert findings.ok, findings.explain()
+        assert findings.published >= at_least, findings.explain()
+        return findings
+
+    def verdict(self, *, patience: float = 40.0) -> Findings:
+        """Wait until every reader is through, then compare all that was published with the journal and the readers."""
         with Client(root=self.root) as client:
             head = client.status().head
         for name in self.recorders:
             wait_for(
-                lambda name=name: max((one[0] for one in self.recorded(name)), default=-1) >= head, 40.0, what=f"{name} to reach {head}"
+                lambda name=name: max((one[0] for one in self.recorded(name)), default=-1) >= head, patience, what=f"{name} to reach {head}"
             )
         for follower in self.followers:
-            wait_for(lambda follower=follower: follower.error or max((one[0] for one in list(follower.seen)), default=-1) >= head, 40.0)
+            wait_for(lambda follower=follower: follower.error or max((one[0] for one in list(follower.seen)), default=-1) >= head, patience)
             assert follower.error is None, follower.error
         records = self.records()
         decoded = self._decoded(records)
@@ -211,8 +242,9 @@ class Storm(System):
             returned = trainer.board.returned
             checker.published(trainer.board.source, returned + (trainer.killed and max(seqs, default=-1) == returned))
             steps = [(event.step, event.seq) for _, event in decoded if event.source == trainer.board.source and event.kind == "step"]
-            assert all(step == seq - 1 for step, seq in steps)
-            assert trainer.board.longest < HANG_SECONDS
+            assert trainer.other_events or all(step == seq - 1 for step, seq in steps)
+        for source, count in self.others.items():
+            checker.published(source, count)
         bodies = {(offset, event.source, event.seq): body for (offset, body), (_, event) in zip(records, decoded, strict=True)}
         for name in self.recorders:
             checker.reader(
@@ -221,10 +253,7 @@ class Storm(System):
         for number, follower in enumerate(self.followers):
             seen = [one for one in list(follower.seen) if one[0] <= head]
             checker.reader(f"follower {number}", [(one[0], bodies.get(one, b"")) for one in seen], upto=head)
-        findings = checker.check()
-        assert findings.ok, findings.explain()
-        assert findings.published >= at_least, findings.explain()
-        return findings
+        return checker.check()
 
     @staticmethod
     def _decoded(records: list[tuple[int, bytes]]) -> list[tuple[int, events.AnyEvent]]:

@@ -10,6 +10,7 @@ import pytest
 from tests.protocol import examples
 from tests.protocol.examples import DATA, all_examples, readable
 from trainbus.bus import events, wire
+from trainbus.bus.exchange import Ticket
 
 STORED = sorted(DATA.glob("*.bin"))
 RESULTS = {cls.__name__.lower(): cls for cls in vars(wire).values() if isinstance(cls, type) and issubclass(cls, msgspec.Struct)}
@@ -75,3 +76,14 @@ def test_stored_bytes_are_never_overwritten(tmp_path, monkeypatch, capsys):
     assert examples.main() == 1
     assert (tmp_path / "event-step.bin").read_bytes() == b"as released"
     assert "event-step.bin" in capsys.readouterr().err
+
+
+def test_a_later_version_names_itself_and_silence_means_the_first(monkeypatch):
+    """Defaults are left out on the wire: were the protocol's default its own version, a later one would pass for the first."""
+    monkeypatch.setattr(wire, "PROTOCOL", 2)
+    call = wire.decode_message(Ticket(1, wire.Status(), msgspec.msgpack.Decoder(wire.BrokerStatus)).frame)
+    assert isinstance(call, wire.Call)
+    assert call.protocol == 2
+    for cls in (wire.Hello, wire.Welcome, wire.Call):
+        defaults = dict(zip(reversed(cls.__struct_fields__), reversed(cls.__struct_defaults__), strict=False))
+        assert defaults["protocol"] == wire.FIRST_PROTOCOL == 1

@@ -85,6 +85,28 @@ def test_without_a_broker_orphans_stay_and_the_error_says_what_to_do(make: Make,
     assert len(orphans(root)) == 1
 
 
+def test_a_publisher_that_is_never_done_drains_all_the_same(make: Make, root: Path) -> None:
+    """D4: in a busy training some event is always on its way; what dead processes left does not wait for a pause."""
+    source = abandon(make, 100)
+    enough = threading.Event()
+    with StandIn(root) as broker:
+        busy = make()
+
+        def train() -> None:
+            while not enough.is_set():
+                for _ in range(200):
+                    busy.publish(Step(step=1, metrics={}))
+                enough.wait(0.0001)
+
+        training = threading.Thread(target=train)
+        training.start()
+        try:
+            wait_for(lambda: len(broker.events_of(source)) == 100)
+        finally:
+            enough.set()
+            training.join()
+
+
 def test_an_interrupted_drain_goes_on_where_it_was(make: Make, root: Path) -> None:
     source = abandon(make, 5_000)
     stop = threading.Event()

@@ -411,6 +411,34 @@ def test_the_owner_thread_survives_an_unexpected_error(
 # --- D2: kill -9 -------------------------------------------------------------------------------------
 
 
+def test_a_training_begins_without_a_file_descriptor_and_is_connected_once_there_are_some(root: Path) -> None:
+    """D1: no error, and no abort by libzmq, which ends the process when it finds no descriptor for its threads."""
+    program = """
+import os, resource, sys, time
+from pathlib import Path
+import trainbus
+begin = trainbus.init
+before = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) - 1, before[1]))
+run = begin("x", run="x")
+for step in range(100):
+    run.step(step, loss=1.0)
+time.sleep(0.7)  # the thread has met the broker's address by now, if it runs
+resource.setrlimit(resource.RLIMIT_NOFILE, before)
+end = time.monotonic() + 60
+while run.stats().acknowledged < run.stats().published and time.monotonic() < end:
+    time.sleep(0.02)
+print(run.close(timeout=30.0), run.stats().dropped, run._publisher.source)
+"""
+    with StandIn(root) as broker:
+        environment = {**os.environ, "TRAINBUS_HOME": str(root)}
+        done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=100, check=False)
+        assert done.returncode == 0, done.stderr
+        settled, dropped, source = done.stdout.split()
+        assert (settled, dropped) == ("True", "0"), done.stderr
+        assert [event.step for event in broker.events_of(source) if event.kind == "step"] == list(range(100))
+
+
 @pytest.mark.parametrize("count", [0, 1, 5_000])
 def test_kill_9_right_after_the_last_call_loses_nothing(root: Path, count: int) -> None:
     """D2: what publish() returned from is there after kill -9, and can be sent by somebody else."""

@@ -127,3 +127,12 @@ def test_many_findings_are_counted_and_the_first_are_spelt_out():
     findings = check(delivered=[record for record in HISTORY for _ in range(20)])
     assert len(findings.findings) == COUNT * 19
     assert "and 94 more" in findings.explain()
+
+
+def test_a_finding_says_how_many_events_it_is_about():
+    """A range of lost events is one finding in words and several in the count."""
+    findings = check(journal=without(HISTORY, 1, 2, 4), delivered=without(HISTORY, 0, 1, 2, 4))
+    assert [finding.count for finding in findings.findings if finding.where == "journal"] == [2, 1]
+    assert findings.count("lost", where="journal") == 3
+    assert findings.count("lost") == 4
+    assert findings.count("duplicated") == 0

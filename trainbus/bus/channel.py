@@ -7,6 +7,7 @@ gets a fresh socket. ZMQ_IMMEDIATE makes libzmq drop what was queued for a conne
 from __future__ import annotations
 
 import contextlib
+import os
 import struct
 from collections.abc import Iterable
 from pathlib import Path
@@ -19,7 +20,7 @@ from trainbus.bus.credentials import at_address, chosen, secure
 from trainbus.bus.handshake import AGAIN_SECONDS, FAILURES, failed
 from trainbus.bus.home import Connection, connection_file, read_connection
 from trainbus.bus.link import Link, State
-from trainbus.errors import TrainbusError
+from trainbus.errors import TrainbusError, UnreachableError
 
 FOLLOW_SECONDS = 0.5
 """How often the connection file is looked at: one stat, 2 microseconds."""
@@ -32,7 +33,21 @@ PATIENCE_SECONDS = 3.0
 PING_MS, PING_TIMEOUT_MS = 5_000, 15_000
 """ZMTP heartbeats: they only find connections that broke without a word. Liveness is judged from acknowledgements."""
 
+DESCRIPTORS = 24
+"""Free file descriptors to see before a socket is made: libzmq aborts the process, training and all, when it gets none for a thread."""
+
 _monitor_event = struct.Struct("=hi")
+
+
+def _check_descriptors() -> None:
+    """Raise UnreachableError when this process has next to no file descriptors left."""
+    with contextlib.ExitStack() as taken:
+        try:
+            for _ in range(DESCRIPTORS):
+                taken.callback(os.close, os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+        except OSError as error:
+            hint = "Raise the limit (`ulimit -n`), or find out what keeps so many files open."
+            raise UnreachableError(f"no file descriptors are left to connect with: {error.strerror}", hint=hint) from error
 
 
 def _events(socket: zmq.Socket[bytes]) -> int:
@@ -158,6 +173,7 @@ class Channel:
 
     def _connect(self, connection: Connection) -> None:
         address = connection.router
+        _check_descriptors()
         socket = self._context.socket(zmq.DEALER)
         try:
             secure(socket, connection, self._root)

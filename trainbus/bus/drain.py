@@ -117,7 +117,9 @@ def _drain_one(
         return DrainReport(path=path, source=path.name, run="", published=0, acknowledged=0, done=False, problem=error.problem)
     outbox = Outbox.recover(spool, segments)
     about = spool.identity
-    hello = wire.Hello(source=about.source, run=about.run, name=about.name, host=about.host, pid=about.pid, draining=True)
+    hello = wire.Hello(
+        protocol=wire.PROTOCOL, source=about.source, run=about.run, name=about.name, host=about.host, pid=about.pid, draining=True
+    )
     link = Link(hello, outbox)
 
     def report(*, done: bool = False, problem: str = "") -> DrainReport:

@@ -37,7 +37,7 @@ class Ticket(Generic[T]):
     def __init__(self, number: int, request: wire.AnyRequest, decoder: msgspec.msgpack.Decoder[T]) -> None:
         self.id = number
         self.request = request
-        self.frame = wire.encode(wire.Call(id=number, request=request))
+        self.frame = wire.encode(wire.Call(protocol=wire.PROTOCOL, id=number, request=request))
         self.sent = False
         self.done = False
         self._decoder = decoder

@@ -46,6 +46,8 @@ OFFLINE_TICK_SECONDS = 0.05
 """Without a broker the thread only keeps the spool's pages ready: `PREFAULT_BYTES` last a tight loop for longer than this."""
 LISTEN_SECONDS = 0.1
 """With a longer flush interval messages are read as they come: commands must not wait for it."""
+NO_PIPE = -1
+"""In place of a file descriptor."""
 FAULT_PAUSE_SECONDS = 0.5
 """Pause after an unexpected exception, so that one that repeats does not burn a core."""
 
@@ -78,16 +80,20 @@ class Sender:
         self._immediate = settings.flush_interval == 0
         self._on_command = on_command
         hello = wire.Hello(
-            source=identity.source, run=identity.run, name=identity.name, host=identity.host, pid=identity.pid, owner=identity.owner
+            protocol=wire.PROTOCOL,
+            source=identity.source,
+            run=identity.run,
+            name=identity.name,
+            host=identity.host,
+            pid=identity.pid,
+            owner=identity.owner,
         )
         self._link = Link(hello, outbox, beat=publisher.vitals, heartbeat_interval=settings.heartbeat_interval, on_command=self._deliver)
         self._channel: Channel | None = None
-        self._reader, self._writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._reader = self._writer = NO_PIPE
         self._called = select.poll()
-        self._called.register(self._reader, select.POLLIN)
-        # Not closed with the thread: a late `wake` would write into whatever file gets the number next.
-        self._close_pipe = weakref.finalize(self, _close, self._reader, self._writer)
-        self._close_pipe.atexit = False
+        self._close_pipe: Callable[[], object] = lambda: None
+        self._open_pipe()
         self._woken = False
         self._acknowledged = threading.Condition()
         self._flush_asked = False
@@ -99,6 +105,7 @@ class Sender:
         self._said_dropped = False
         self._stop_draining = threading.Event()
         self._looked_for_orphans = False
+        self._backlog: int | None = None
         self._thread = threading.Thread(target=self._run, name=f"trainbus-{identity.source}", daemon=True)
         self._seen_next = 0
         self._active_until = 0.0
@@ -159,6 +166,19 @@ class Sender:
             self._ended.wait(timeout + NO_ANSWER_SECONDS)
         return self._settled
 
+    def _open_pipe(self) -> None:
+        """The pipe that wakes the thread. Without one (no file descriptors are left) it looks by itself, and tries again."""
+        try:
+            self._reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError:
+            return
+        self._called.register(self._reader, select.POLLIN)
+        # Not closed with the thread: a late `wake` would write into whatever file gets the number next.
+        close = weakref.finalize(self, _close, self._reader, writer)
+        close.atexit = False
+        self._close_pipe = close
+        self._writer = writer
+
     def disown(self) -> None:
         """In a forked child: let go of what was inherited."""
         self._close_pipe()
@@ -188,7 +208,9 @@ class Sender:
     def _turn(self, channel: Channel, now: float) -> None:
         outbox = self._outbox
         self.asleep = False
-        with contextlib.suppress(BlockingIOError):
+        if self._writer == NO_PIPE:
+            self._open_pipe()
+        with contextlib.suppress(OSError):  # nobody called, or there is no pipe
             os.read(self._reader, 4096)
             self._flush_at = now  # somebody called: what is there goes out now
         self._woken = False  # after reading: a call that finds it set is one whose event we are about to see
@@ -207,9 +229,20 @@ class Sender:
             with self._acknowledged:
                 self._acknowledged.notify_all()
         self._speak()
-        if self._link.settled and not self._looked_for_orphans and self._leave_by is None:
+        if not self._looked_for_orphans and self._leave_by is None and self._backlog_is_gone():
             self._looked_for_orphans = True
             self._drain()
+
+    def _backlog_is_gone(self) -> bool:
+        """Whether everything that had been published when the broker was first met is committed.
+
+        Not whether everything is: in a busy training some event is on its way at every look.
+        """
+        if self._backlog is None:
+            if not self.connected:
+                return False
+            self._backlog = self._outbox.next
+        return self._outbox.acknowledged >= self._backlog
 
     def _rest(self, channel: Channel) -> None:
         """Wait for messages, a call, or the next thing that is due."""
@@ -227,7 +260,7 @@ class Sender:
                 self.asleep = False
                 return
         if self._must_listen():
-            channel.wait(until - now, (self._reader,))
+            channel.wait(until - now, (self._reader,) if self._writer != NO_PIPE else ())
         else:
             self._called.poll(max(0, int((until - now) * 1000 + 0.999)))
 

@@ -23,6 +23,9 @@ from msgspec import Raw, Struct, field
 PROTOCOL = 1
 """Version of the wire. Both sides must speak the same one; `Welcome` and `Failure` say which."""
 
+FIRST_PROTOCOL = 1
+"""What a message speaks that does not say. For ever: defaults are left out on the wire, so whoever speaks a later version names it."""
+
 MAX_MESSAGE_BYTES = 8 * 1024 * 1024
 """Largest frame that the broker takes (ZMQ_MAXMSGSIZE): a batch is at most 1 MiB, the rest is room for one huge sample."""
 
@@ -47,7 +50,7 @@ class Hello(Message, kw_only=True):
     ``draining``: an orphaned spool is sent by somebody else than its (dead) owner: no liveness, no commands.
     """
 
-    protocol: int = PROTOCOL
+    protocol: int = FIRST_PROTOCOL
     source: str
     run: str
     name: str = ""
@@ -95,7 +98,7 @@ class Bye(Message, kw_only=True):
 class Welcome(Message, kw_only=True):
     """Answer to `Hello`. ``expected`` is the next seq of this source; all before it are committed."""
 
-    protocol: int = PROTOCOL
+    protocol: int = FIRST_PROTOCOL
     journal: str
     source: str
     expected: int
@@ -283,7 +286,7 @@ class Call(Message, kw_only=True):
 
     id: int
     request: AnyRequest
-    protocol: int = PROTOCOL
+    protocol: int = FIRST_PROTOCOL
 
 
 class Reply(Message, kw_only=True):

@@ -30,12 +30,13 @@ class Finding(Struct, frozen=True, kw_only=True):
 
     ``where`` is ``journal`` or the reader's name. ``lost``: missing and unexplained. ``duplicated``: there more than once.
     ``disordered``: before something older. ``changed``: with another body. ``invented``: never published, or never asked for.
-    ``unreadable``: bytes that are no event.
+    ``unreadable``: bytes that are no event. ``count`` is how many events it is about.
     """
 
     kind: Kind
     where: str
     what: str
+    count: int = 1
 
 
 class Findings(Struct, frozen=True, kw_only=True):
@@ -51,6 +52,10 @@ class Findings(Struct, frozen=True, kw_only=True):
     def ok(self) -> bool:
         """Whether the contract was kept."""
         return not self.findings
+
+    def count(self, *kinds: Kind, where: str = "") -> int:
+        """How many events the findings of these kinds are about, in all places or in one."""
+        return sum(finding.count for finding in self.findings if finding.kind in kinds and where in ("", finding.where))
 
     def explain(self) -> str:
         """The verdict in words, for an assertion's message and for the demo's summary."""
@@ -182,11 +187,18 @@ class HistoryChecker:
         missing = [seq for seq in range(count) if seq not in journaled]
         unexplained = [seq for seq in missing if not any(seq in gap for gap in gaps)]
         found += [
-            _finding("lost", "journal", f"{_spell(first, last)} of source {source}: published, not there, and no gap event says why")
+            _finding(
+                "lost",
+                "journal",
+                f"{_spell(first, last)} of source {source}: published, not there, and no gap event says why",
+                last - first + 1,
+            )
             for first, last in _ranges(unexplained)
         ]
         found += [
-            _finding("invented", "journal", f"{_spell(first, last)} of source {source}: there, but only {count} were published")
+            _finding(
+                "invented", "journal", f"{_spell(first, last)} of source {source}: there, but only {count} were published", last - first + 1
+            )
             for first, last in _ranges(seq for seq in sorted(journaled) if seq >= count)
         ]
         found += [
@@ -225,13 +237,13 @@ class HistoryChecker:
             seen.add(offset)
             newest = max(newest, offset)
         found += [
-            _finding("lost", name, f"offsets {_spell_offsets(run)} are in the journal and were never delivered")
+            _finding("lost", name, f"offsets {_spell_offsets(run)} are in the journal and were never delivered", len(run))
             for run in _runs(wanted, seen)
         ]
 
 
-def _finding(kind: Kind, where: str, what: str) -> Finding:
-    return Finding(kind=kind, where=where, what=what)
+def _finding(kind: Kind, where: str, what: str, count: int = 1) -> Finding:
+    return Finding(kind=kind, where=where, what=what, count=count)
 
 
 def _ranges(numbers: Iterable[int]) -> list[tuple[int, int]]:

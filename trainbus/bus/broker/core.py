@@ -84,7 +84,7 @@ class _Salvage(Struct):
     """What may still be read of a message that can't be decoded."""
 
     id: int = -1
-    protocol: int = wire.PROTOCOL
+    protocol: int = wire.FIRST_PROTOCOL
 
 
 class BrokerCore:

@@ -61,7 +61,10 @@ class Publishers:
             self._found(feed, self.liveness.owner(feed.source, feed.run, now))
         else:
             self.liveness.left(feed.source)
-        self._outbox.send(peer, wire.Welcome(journal=self._journal, source=feed.source, expected=self.intake.expected(feed.source)))
+        self._outbox.send(
+            peer,
+            wire.Welcome(protocol=wire.PROTOCOL, journal=self._journal, source=feed.source, expected=self.intake.expected(feed.source)),
+        )
         return feed
 
     def receive(self, peer: bytes, message: wire.Events | wire.Skipped | wire.Beat | wire.Bye, now: float) -> None:

@@ -91,7 +91,7 @@ class Control:
         number = 0
         while True:
             number += 1
-            await socket.send(wire.encode(wire.Call(id=number, request=wire.Supervisor(pid=os.getpid()))))
+            await socket.send(wire.encode(wire.Call(protocol=wire.PROTOCOL, id=number, request=wire.Supervisor(pid=os.getpid()))))
             await asyncio.sleep(REGISTER_INTERVAL)
 
     def _take(self, socket: zmq.asyncio.Socket, frame: bytes) -> None:

