@@ -225,6 +225,7 @@ class PluginMember(Member):
             uptime=supervision.uptime(time.monotonic()),
             error=error,
             url=progress.url,
+            panels=self.loaded.panels if self.loaded is not None else [],
         )
 
 

@@ -26,6 +26,7 @@ class Hello(Report, kw_only=True):
     kinds: list[str] | None
     hooks: list[str]
     config_schema: dict[str, Any] | None = None
+    panels: list[dict[str, Any]] = msgspec.field(default_factory=list)
 
 
 class Refusal(Report, kw_only=True):
@@ -71,6 +72,7 @@ def hello(loaded: Loaded) -> Hello:
         kinds=None if loaded.kinds is None else list(loaded.kinds),
         hooks=list(loaded.hooks),
         config_schema=None if loaded.schema is None else msgspec.json.schema(loaded.schema),
+        panels=[msgspec.to_builtins(panel) for panel in loaded.panels],
     )
 
 
