@@ -61,7 +61,7 @@ export function Help({ close }: { close: () => void }) {
         </dt>
         <dd>move the crosshair of a chart; Page Up and Down by 20, Home and End to the ends</dd>
       </dl>
-      <p class="meta">Drag in a chart to zoom, double-click for the whole run. Drag a panel by its title to move it, click the title to fold it.</p>
+      <p class="meta">Drag in a chart to zoom, double-click for the whole run. Click a panel's title to fold it; drag its handle, or press Alt with ↑ or ↓ on the title, to move it.</p>
       <div class="buttons">
         <button type="button" class="primary" onClick={() => dialog.current?.close()}>
           Close

@@ -37,8 +37,11 @@ export function Panel({ id, title, span, count, tools, stale, children }: Frame)
       }}
     >
       <div class="head">
-        <h2 id={`title-${id}`} draggable title="Drag to move this panel" onDragStart={(event) => event.dataTransfer?.setData("text/trainbus-panel", id)}>
-          <button type="button" class="fold" aria-expanded={!shut} onClick={fold}>
+        <span class="grip" aria-hidden="true" draggable title="Drag to move this panel" onDragStart={(event) => event.dataTransfer?.setData("text/trainbus-panel", id)}>
+          ⠿
+        </span>
+        <h2 id={`title-${id}`}>
+          <button type="button" class="fold" aria-expanded={!shut} title="Fold; Alt with ↑ or ↓ moves the panel" onClick={fold} onKeyDown={(event) => shift(event, id)}>
             <span aria-hidden="true">{shut ? "▸" : "▾"}</span> {title}
           </button>
         </h2>
@@ -84,6 +87,15 @@ function place(moved: string, target: string): void {
   const rest = shown.filter((id) => id !== moved);
   rest.splice(rest.indexOf(target) + (down ? 1 : 0), 0, moved);
   order.value = rest;
+}
+
+// The keyboard's way to move a panel: by one place.
+function shift(event: KeyboardEvent, id: string): void {
+  const by = event.altKey ? ({ ArrowUp: -1, ArrowDown: 1 } as Record<string, number>)[event.key] : undefined;
+  const target = by === undefined ? undefined : shown[shown.indexOf(id) + by];
+  if (target === undefined) return;
+  event.preventDefault();
+  place(id, target);
 }
 
 class Boundary extends Component<{ name: string; children: ComponentChildren }, { error: Error | null }> {

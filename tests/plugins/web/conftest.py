@@ -48,6 +48,7 @@ class Dashboard:
 
     def __init__(self, context: MemoryContext, **config) -> None:
         self.plugin = WebPlugin()
+        self.context = context
         self.harness = LiveHarness(self.plugin, config={"port": 0} | config, context=context)
         self.harness.start()
         self.url = context.url
