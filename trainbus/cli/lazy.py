@@ -34,6 +34,7 @@ LAZY: dict[str, Lazy] = {
     "service": Lazy("Bus", "trainbus.cli.service:command", "Print a systemd unit for `trainbus up`."),
     "train": Lazy("Training", "trainbus.cli.train:command", "Fine-tune a model on a JSONL file."),
     "control": Lazy("Training", "trainbus.cli.control:command", "Pause, resume, stop or otherwise steer a run."),
+    "watch": Lazy("Training", "trainbus.cli.watch:command", "Watch a run in the terminal: loss, memory, alerts, plugins."),
     "plugins": Lazy("Plugins", "trainbus.cli.plugins:command", "List, add, remove or restart plugins."),
     "attach": Lazy("Plugins", "trainbus.cli.attach:command", "Run one plugin by hand against a running broker."),
     "runs": Lazy("History", "trainbus.cli.runs:command", "List, show, export or delete runs."),
