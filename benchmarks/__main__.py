@@ -29,6 +29,7 @@ BENCHMARKS = {
     "latency": "from publish to a subscriber at 100 events a second",
     "replay": "history into a late subscriber",
     "broker": "the broker alone, and the limits of its parts",
+    "dashboard": "the page with a run of a million steps, in headless Chromium",
     "startup": "import trainbus and trainbus --help",
     "detector": "the anomaly plugin's cost of an event",
     "memory_cost": "the memory plugin's own CPU and memory while nothing happens",

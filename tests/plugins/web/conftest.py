@@ -9,6 +9,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from tests.plugins.web.browsing import browser as browser
+from tests.plugins.web.browsing import visit as visit
 from trainbus.plugins.web.plugin import WebPlugin
 from trainbus.testing.context import MemoryContext
 from trainbus.testing.live import LiveHarness
