@@ -40,16 +40,18 @@ class Endless(MemoryContext):
     steps = 0
 
     async def aquery(self, *, kinds: object = (), runs: object = (), after: int = -1, upto: int | None = None) -> AsyncIterator[AnyEvent]:
-        for offset, event in self._history():
-            if offset > after and (upto is None or offset <= upto):
-                event.offset = offset
-                yield event
+        for offset, event in self._history(after):
+            if upto is not None and offset > upto:
+                return
+            event.offset = offset
+            yield event
 
-    def _history(self) -> Iterator[tuple[int, AnyEvent]]:
+    def _history(self, after: int) -> Iterator[tuple[int, AnyEvent]]:
         begin = time.time_ns() - self.steps * SECOND // 100
-        yield 0, RunStarted(run="long", time=begin)
+        if after < 0:
+            yield 0, RunStarted(run="long", time=begin)
         spikes = {int(self.steps * place) for place in SPIKES}
-        for step in range(1, self.steps + 1):
+        for step in range(max(0, after) + 1, self.steps + 1):
             wave = 0.3 * math.sin(step * 0.37)
             metrics = {name: value + wave for name, value in METRICS.items()}
             metrics["loss"] = 100.0 if step in spikes else 0.5 + 2 * math.exp(-step / self.steps * 5) + 0.1 * wave

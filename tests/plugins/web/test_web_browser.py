@@ -261,6 +261,12 @@ def test_metrics_are_pinned_panels_folded_and_moved_and_all_that_outlives_a_relo
     board = dashboard()
     board.feed(*training(steps=60, now=time.time_ns()))
     page = visit(board.url)
+    says(page, "#chart-loss", "at step 60")
+    # At the beginning, while both stand on the screen: a browser doesn't scroll while it drags.
+    page.hover("#panel-lr")
+    page.drag_and_drop("#panel-lr .grip", "#panel-loss .legend")
+    first = "[...document.querySelectorAll('#content > section[id]')].map((e) => e.id)[1]"
+    page.wait_for_function(f"() => {first} === 'panel-lr'")
     page.click(".chip button:has-text('grad_norm')")
     says(page, "#chart-pin-0", "grad_norm: 0.")
     page.click("[aria-label='Combine loss with another metric']")
@@ -268,10 +274,6 @@ def test_metrics_are_pinned_panels_folded_and_moved_and_all_that_outlives_a_relo
     says(page, "#chart-pin-1", "learning_rate")
     page.click("#panel-samples .fold")
     page.wait_for_selector("#samples", state="detached")
-    page.hover("#panel-lr")
-    page.drag_and_drop("#panel-lr .grip", "#panel-loss .legend")
-    first = "[...document.querySelectorAll('#content > section[id]')].map((e) => e.id)[1]"
-    page.wait_for_function(f"() => {first} === 'panel-lr'")
     page.focus("#panel-lr .fold")
     page.keyboard.press("Alt+ArrowDown")
     page.wait_for_function(f"() => {first} === 'panel-loss'")
