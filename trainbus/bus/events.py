@@ -342,7 +342,7 @@ class CommandResult(Event, tag="command_result"):
 
 
 class Plugin(Event, tag="plugin"):
-    """The state of one plugin host. ``panels`` are those that it declares for the dashboard (`trainbus.hookspecs.Panel`)."""
+    """The state of one plugin host."""
 
     name: str = ""
     state: PluginState = "starting"
@@ -353,7 +353,6 @@ class Plugin(Event, tag="plugin"):
     lag: int | None = None
     dead_letters: int = 0
     error: str = ""
-    panels: list[dict[str, Any]] = field(default_factory=list)
 
 
 class Gap(Event, tag="gap"):

@@ -439,7 +439,6 @@ class PluginStatus(Struct, kw_only=True):
     uptime: float | None = None
     error: str = ""
     url: str = ""
-    panels: list[dict[str, Any]] = field(default_factory=list)
 
 
 # --- fan-out -------------------------------------------------------------------------------------

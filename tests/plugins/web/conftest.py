@@ -11,6 +11,7 @@ import pytest
 
 from tests.plugins.web.browsing import browser as browser
 from tests.plugins.web.browsing import visit as visit
+from trainbus.hookspecs import Panel
 from trainbus.plugins.web.plugin import WebPlugin
 from trainbus.testing.context import MemoryContext
 from trainbus.testing.live import LiveHarness
@@ -54,6 +55,14 @@ class Dashboard:
         self.harness = LiveHarness(self.plugin, config={"port": 0} | config, context=context)
         self.harness.start()
         self.url = context.url
+        deadline = time.monotonic() + 60
+        while not self.plugin.intake.loaded.is_set():
+            assert time.monotonic() < deadline, "the history was not read in time"
+            time.sleep(0.002)
+
+    def declare(self, plugin: str, *panels: Panel) -> None:
+        """As if the plugin were installed beside the dashboard."""
+        self.plugin.intake.store.panels.declare(plugin, list(panels))
 
     def feed(self, *events) -> None:
         self.harness.feed(*events)

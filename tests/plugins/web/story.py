@@ -120,11 +120,7 @@ def crowd(now: int) -> list[Event]:
         story.append(
             RunEnded(run=run, outcome=outcome, step=300, time=begin + 301 * SECOND, reason="loss exploded" if outcome == "failed" else "")
         )
-    panels = [
-        {"id": "memory", "title": "Memory available", "kind": "chart", "events": "system", "fields": ["memory.available"], "x": "time"},
-        {"id": "risk", "title": "Risk of running out of memory", "kind": "text", "events": "system", "fields": ["risk", "cpu_percent"]},
-    ]
-    story.append(Plugin(name="memory", state="starting", panels=panels, time=now - 60 * SECOND))
+    story.append(Plugin(name="memory", state="starting", time=now - 60 * SECOND))
     for second in range(40, 0, -2):
         memory = Memory(total=32 * GIB, used=20 * GIB, available=int((9 + math.sin(second / 5)) * GIB))
         story.append(System(host="gpu-box", time=now - second * SECOND, memory=memory, risk="low", cpu_percent=50.0 + second))

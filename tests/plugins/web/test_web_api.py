@@ -3,15 +3,19 @@
 import csv
 import io
 import json
+import logging
 import math
 
 import jsonschema
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.hosting.conftest import site as site
 from tests.plugins.web.story import SECOND, crowd, training
 from trainbus.bus.events import Alert, Gpu, Job, Memory, Plugin, RunStarted, Sample, Step, System
 from trainbus.errors import ConfigError, RefusedError
+from trainbus.hookspecs import Panel
+from trainbus.plugins.web.discovery import installed_panels
 from trainbus.plugins.web.routes import ROUTES
 
 RUN = "qwen3-gsm8k"
@@ -230,13 +234,31 @@ def test_an_unknown_run_gets_no_command(board):
 
 
 def test_a_declared_panel_keeps_the_rows_of_its_events(dashboard):
-    """Only those that have any of its fields; what is no panel is passed over."""
+    """Only those that have any of its fields; a panel whose plugin has never run is not shown."""
     board = dashboard()
-    panels = [{"id": "p", "title": "P", "kind": "table", "events": "system", "fields": ["memory.used", "disks.0.path"]}, {"id": "broken"}]
-    board.feed(Plugin(name="mine", panels=panels), System(host="h", memory=Memory(total=2, used=1)), System(host="h"))
+    for name in ("mine", "other"):
+        board.declare(name, Panel(id="p", title="P", kind="table", events="system", fields=("memory.used", "disks.0.path")))
+    board.feed(Plugin(name="mine"), System(host="h", memory=Memory(total=2, used=1)), System(host="h"))
     assert [panel["key"] for panel in board.get("/api/state")["panels"]] == ["mine/p"]
     assert [row["values"] for row in board.get("/api/panels/mine/p")["rows"]] == [[1, None]]
     assert board.ask("/api/panels/mine/q")[0] == 404
+
+
+def test_installed_plugins_are_asked_for_their_panels_and_a_broken_one_costs_only_itself(site, caplog):
+    """The hook web_panels of whatever is installed beside the dashboard."""
+    site.install("mine", """
+        from trainbus import Panel
+        class P:
+            @hookimpl
+            def web_panels(self):
+                return [Panel(id="p", title="P", kind="gauge", events="step", fields=("step",))]
+    """)  # fmt: skip
+    site.install("broken", "raise RuntimeError('no such device')")
+    found = installed_panels(logging.getLogger("test"), without="memory")
+    assert [panel.id for panel in found["mine"]] == ["p"]
+    assert "broken" not in found
+    assert "memory" not in found
+    assert "no such device" in caplog.text
 
 
 def test_files_with_a_hash_in_their_name_are_kept_by_browsers_and_the_page_is_not(page, board):

@@ -7,6 +7,7 @@ from tests.plugins.web.browsing import ink, needs_chromium, says, shows
 from tests.plugins.web.conftest import WEB
 from tests.plugins.web.story import crowd, training
 from trainbus.bus.events import Alert, Checkpoint, Command, CommandResult, Eval, Metric, Plugin, RunEnded, RunStarted, Sample, Step
+from trainbus.hookspecs import Panel
 from trainbus.testing.context import MemoryContext
 
 pytestmark = needs_chromium
@@ -357,14 +358,10 @@ def test_a_silent_machine_makes_its_own_panel_stale_and_no_other(dashboard, visi
 
 def test_panels_of_plugins_are_drawn_without_their_javascript(dashboard, visit):
     """Chart, table, text and gauge, from the events that they name."""
-    kinds = [("c", "chart", ["value"]), ("t", "table", ["name", "value"]), ("x", "text", ["name"]), ("g", "gauge", ["value"])]
-    panels = [{"id": key, "title": f"Panel {key}", "kind": kind, "events": "metric", "fields": fields} for key, kind, fields in kinds]
+    kinds = [("c", "chart", ("value",)), ("t", "table", ("name", "value")), ("x", "text", ("name",)), ("g", "gauge", ("value",))]
     board = dashboard()
-    board.feed(
-        RunStarted(run="r", time=1),
-        Step(run="r", step=1, metrics={"loss": 1.0}, time=2),
-        Plugin(name="mine", state="running", panels=panels),
-    )
+    board.declare("mine", *(Panel(id=key, title=f"Panel {key}", kind=kind, events="metric", fields=fields) for key, kind, fields in kinds))
+    board.feed(RunStarted(run="r", time=1), Step(run="r", step=1, metrics={"loss": 1.0}, time=2), Plugin(name="mine", state="running"))
     board.feed(*(Metric(run="r", name="entropy", value=number / 4, step=number, time=time.time_ns()) for number in range(1, 9)))
     page = visit(board.url)
     says(page, "#chart-mine-c", "2 at step 8")

@@ -38,7 +38,6 @@ class Announcer:
             lag=status.lag,
             dead_letters=status.dead_letters,
             error=status.error,
-            panels=status.panels,
         )
         return [event, *self._alert(status)]
 

@@ -18,7 +18,7 @@ import pluggy
 from trainbus.bus.config_file import file_origins, validate_section
 from trainbus.bus.hosting.registry import Installed, closest, nearest
 from trainbus.errors import ConfigError, PluginError
-from trainbus.hookspecs import HOOK_API, Hooks, Panel, kind_of_hook
+from trainbus.hookspecs import HOOK_API, Hooks, kind_of_hook
 
 PROJECT = "trainbus"
 SPECS: dict[str, tuple[str, ...]] = {
@@ -37,7 +37,6 @@ class Loaded:
         kinds: The event kinds that it must be sent; empty means all, None means that it handles no events.
         schema: Its config's Struct, or None.
         config: The validated config (an instance of ``schema``), or an empty dict.
-        panels: What it declares for the dashboard.
     """
 
     def __init__(self, plugin: Installed, instance: object, options: dict[str, Any], *, file: str = "") -> None:
@@ -51,7 +50,6 @@ class Loaded:
         self.manager.register(instance, plugin.name)
         self.schema = self._ask_schema(plugin)
         self.config = check_config(plugin.name, self.schema, options, file=file)
-        self.panels = self._ask_panels(plugin)
 
     @property
     def kinds(self) -> tuple[str, ...] | None:
@@ -73,14 +71,6 @@ class Loaded:
             problem = f"Plugin {plugin.name!r}: config_schema() returned {schema!r}, which is no msgspec Struct class."
             raise PluginError(problem, hint="Return the class itself: `return MyConfig`.", plugin=plugin.name)
         return schema
-
-    def _ask_panels(self, plugin: Installed) -> list[Panel]:
-        answers = self.manager.hook.web_panels() if "web_panels" in self.hooks else []
-        panels = answers[0] if answers else []
-        if not isinstance(panels, list) or not all(isinstance(panel, Panel) for panel in panels):
-            problem = f"Plugin {plugin.name!r}: web_panels() returned {panels!r}, which is no list of Panel."
-            raise PluginError(problem, hint="Return [trainbus.Panel(...), ...].", plugin=plugin.name)
-        return panels
 
 
 def load(plugin: Installed, options: dict[str, Any], *, file: str = "") -> Loaded:

@@ -225,7 +225,6 @@ class PluginMember(Member):
             uptime=supervision.uptime(time.monotonic()),
             error=error,
             url=progress.url,
-            panels=self.loaded.panels if self.loaded is not None else [],
         )
 
 

@@ -26,7 +26,6 @@ class Hello(Report, kw_only=True):
     kinds: list[str] | None
     hooks: list[str]
     config_schema: dict[str, Any] | None = None
-    panels: list[dict[str, Any]] = msgspec.field(default_factory=list)
 
 
 class Refusal(Report, kw_only=True):
@@ -72,7 +71,6 @@ def hello(loaded: Loaded) -> Hello:
         kinds=None if loaded.kinds is None else list(loaded.kinds),
         hooks=list(loaded.hooks),
         config_schema=None if loaded.schema is None else msgspec.json.schema(loaded.schema),
-        panels=[msgspec.to_builtins(panel) for panel in loaded.panels],
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Container
 from typing import Any
 
 import msgspec
@@ -35,22 +36,14 @@ class PanelBoard:
         self._by_kind: dict[str, list[str]] = {}
         self._rows: dict[str, deque[Row]] = {}
 
-    def declare(self, event: events.Plugin) -> None:
-        """Take over what a plugin declares. Rows of a panel that stays the same are kept; what is no panel is passed over."""
-        for declared in event.panels:
-            try:
-                panel = msgspec.convert(declared, Panel)
-            except msgspec.ValidationError:
-                continue
-            key = f"{event.name}/{panel.id}"
-            if key not in self._panels and len(self._panels) >= PANELS:
+    def declare(self, plugin: str, panels: list[Panel]) -> None:
+        """Take in what a plugin declares, before the events that its panels draw."""
+        for panel in panels:
+            if len(self._panels) >= PANELS:
                 return
-            if self._panels.get(key) == (event.name, panel):
-                continue
-            self._panels[key] = (event.name, panel)
+            key = f"{plugin}/{panel.id}"
+            self._panels[key] = (plugin, panel)
             self._rows[key] = deque(maxlen=ROWS)
-        self._by_kind = {}
-        for key, (_, panel) in self._panels.items():
             self._by_kind.setdefault(panel.events, []).append(key)
 
     def apply(self, event: events.AnyEvent) -> None:
@@ -61,11 +54,12 @@ class PanelBoard:
             if any(value is not None for value in values):
                 self._rows[key].append(Row(event.offset, event.run, event.time, _at(event, panel.x), values))
 
-    def described(self) -> list[dict[str, Any]]:
-        """All panels, with the offset of their newest row."""
+    def described(self, plugins: Container[str]) -> list[dict[str, Any]]:
+        """The panels of these plugins, with the offset of their newest row."""
         return [
             {"key": key, "plugin": plugin, "newest": self._rows[key][-1].offset if self._rows[key] else -1} | msgspec.to_builtins(panel)
             for key, (plugin, panel) in self._panels.items()
+            if plugin in plugins
         ]
 
     def rows(self, key: str, run: str) -> list[Row] | None:

@@ -70,7 +70,6 @@ class Store:
         self._events += 1
         self.panels.apply(event)
         if isinstance(event, events.Plugin):
-            self.panels.declare(event)
             _renew(self.plugins, event.name, event, PLUGINS)
         elif isinstance(event, events.System):
             _renew(self.systems, event.host, event, MACHINES)
@@ -113,7 +112,7 @@ class Store:
             "plugins": [shown(plugin) for _, plugin in sorted(self.plugins.items())],
             "systems": [shown(system) for _, system in sorted(self.systems.items())],
             "alerts": [shown(alert) for alert in reversed(self.general_alerts.alerts.values())],
-            "panels": self.panels.described(),
+            "panels": self.panels.described(self.plugins),
         }
 
     def series(self, run: str, metrics: list[str], points: int, first: int | None, last: int | None) -> list[dict[str, Any]] | None:
