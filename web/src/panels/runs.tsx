@@ -36,8 +36,7 @@ function Entry({ run, current, compared, at }: { run: RunSummary; current: boole
         </span>
         <span class="name">{run.run}</span>
         <span class="meta">
-          {run.state}
-          {progress ? ` · ${progress}` : ""} · {ago(run.updated, at)}
+          {run.state} · {run.state === "running" && progress ? progress : ago(run.updated, at)}
         </span>
         <Spark values={run.spark} />
       </button>
