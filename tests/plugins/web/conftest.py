@@ -1,5 +1,7 @@
 import http.client
 import json
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -7,15 +9,28 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from tests.plugins.web.browsing import browser as browser
+from tests.plugins.web.browsing import visit as visit
+from trainbus.hookspecs import Panel
 from trainbus.plugins.web.plugin import WebPlugin
 from trainbus.testing.context import MemoryContext
 from trainbus.testing.live import LiveHarness
+
+WEB = Path(__file__).parents[3] / "web"
 
 
 @pytest.fixture(autouse=True)
 def home(tmp_path, monkeypatch):
     """No test touches the state of this machine."""
     monkeypatch.setenv("TRAINBUS_HOME", str(tmp_path / "home"))
+
+
+@pytest.fixture(scope="session")
+def page():
+    """The page as its sources are now; building it is a matter of a moment when it is up to date."""
+    made = subprocess.run([sys.executable, str(WEB / "build.py")], capture_output=True, text=True, check=False)
+    assert made.returncode == 0, made.stderr
+    return WEB
 
 
 @pytest.fixture
@@ -36,9 +51,18 @@ class Dashboard:
 
     def __init__(self, context: MemoryContext, **config) -> None:
         self.plugin = WebPlugin()
+        self.context = context
         self.harness = LiveHarness(self.plugin, config={"port": 0} | config, context=context)
         self.harness.start()
         self.url = context.url
+        deadline = time.monotonic() + 60
+        while not self.plugin.intake.loaded.is_set():
+            assert time.monotonic() < deadline, "the history was not read in time"
+            time.sleep(0.002)
+
+    def declare(self, plugin: str, *panels: Panel) -> None:
+        """As if the plugin were installed beside the dashboard."""
+        self.plugin.intake.store.panels.declare(plugin, list(panels))
 
     def feed(self, *events) -> None:
         self.harness.feed(*events)
@@ -55,6 +79,16 @@ class Dashboard:
         status, _, body = self.ask(path)
         assert status == 200, body
         return json.loads(body)
+
+    def post(self, path: str, value: object, **headers: str) -> tuple[int, dict]:
+        """Status and answer of a request that changes something."""
+        connection = http.client.HTTPConnection("127.0.0.1", urlsplit(self.url).port, timeout=20)
+        sent = {"Content-Type": "application/json"} | {name.replace("_", "-"): text for name, text in headers.items()}
+        connection.request("POST", path, body=value if isinstance(value, bytes) else json.dumps(value).encode(), headers=sent)
+        answer = connection.getresponse()
+        body = json.loads(answer.read())
+        connection.close()
+        return answer.status, body
 
     def open(self, path: str, *, method: str = "GET", **headers: str) -> http.client.HTTPConnection:
         connection = http.client.HTTPConnection("127.0.0.1", urlsplit(self.url).port, timeout=20)

@@ -9,11 +9,13 @@ from trainbus.bus.events import (
     Eval,
     Event,
     Gpu,
+    Job,
     Memory,
     Phase,
     Plugin,
     Pressure,
     Process,
+    RunEnded,
     RunStarted,
     Sample,
     Step,
@@ -97,3 +99,32 @@ def _machine(now: int) -> list[Event]:
         *[Plugin(name=name, state="running", lag=0, version="0.1.0", time=now) for name in ("anomaly", "retention", "memory", "web")],
         Plugin(name="inference", state="failed", lag=12, restarts=5, dead_letters=1, time=now, error="The server does not answer."),
     ]  # fmt: skip
+
+
+def crowd(now: int) -> list[Event]:
+    """Runs that ended before, with names, outcomes and configurations of their own; panels, commands and a queue."""
+    chance = random.Random(3)
+    story: list[Event] = []
+    for number, (run, outcome, rate) in enumerate(
+        [("lr-1e-4", "completed", 1e-4), ("lr-5e-4-diverged", "failed", 5e-4), ("baseline-full-precision-long-name", "stopped", 2e-4)]
+    ):
+        begin = now - (number + 2) * 3600 * SECOND
+        story.append(
+            RunStarted(run=run, name="gsm8k", time=begin, host="gpu-box", config={"lr": rate, "method": "qlora", "rank": 8 * (number + 1)})
+        )
+        for step in range(1, 301):
+            loss = (
+                0.5 + number * 0.1 + 2.0 * math.exp(-step * rate / 0.02) + chance.gauss(0, 0.04) + (step / 60 if outcome == "failed" else 0)
+            )
+            story.append(Step(run=run, step=step, total_steps=300, time=begin + step * SECOND, examples=step * 8, metrics={"loss": loss}))
+        story.append(
+            RunEnded(run=run, outcome=outcome, step=300, time=begin + 301 * SECOND, reason="loss exploded" if outcome == "failed" else "")
+        )
+    story.append(Plugin(name="memory", state="starting", time=now - 60 * SECOND))
+    for second in range(40, 0, -2):
+        memory = Memory(total=32 * GIB, used=20 * GIB, available=int((9 + math.sin(second / 5)) * GIB))
+        story.append(System(host="gpu-box", time=now - second * SECOND, memory=memory, risk="low", cpu_percent=50.0 + second))
+    run = "qwen3-gsm8k"
+    for index, state in enumerate(("completed", "processing", "queued")):
+        story.append(Job(run=run, id=f"j{index}", file=f"/inbox/part-{index}.jsonl", state=state, bytes=3_000_000, examples=1200, time=now))
+    return story

@@ -1,73 +1,18 @@
 """The page in a real browser against the real plugin."""
 
-import shutil
 import time
 from urllib.parse import urlsplit
 
-import pytest
-
-from tests.plugins.web.story import training
-from trainbus.bus.events import Alert, Checkpoint, Eval, Plugin, RunEnded, RunStarted, Sample, Step
+from tests.plugins.web.browsing import ink, needs_chromium, says, shows
+from tests.plugins.web.conftest import WEB
+from tests.plugins.web.story import crowd, training
+from trainbus.bus.events import Alert, Checkpoint, Command, CommandResult, Eval, Metric, Plugin, RunEnded, RunStarted, Sample, Step
+from trainbus.hookspecs import Panel
 from trainbus.testing.context import MemoryContext
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-
-pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine (apt-get install chromium)")]
+pytestmark = needs_chromium
 
 HOSTILE = "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>&lt;b&gt;"
-
-
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api")
-    with playwright.sync_playwright() as running:
-        chromium = running.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
-
-
-@pytest.fixture
-def visit(browser):
-    """Opens a page; afterwards nothing may have gone wrong in it, and no other host was asked."""
-    contexts, wrong, allowed = [], [], set()
-
-    def make(url, *, may_lose_server=False, **options):
-        context = browser.new_context(**({"viewport": {"width": 1280, "height": 900}} | options))
-        context.set_default_timeout(20_000)
-        contexts.append(context)
-        allowed.add(urlsplit(url).netloc)
-        page = context.new_page()
-        page.on("pageerror", lambda error: wrong.append(f"error: {error}"))
-        page.on("request", lambda request: None if urlsplit(request.url).netloc in allowed else wrong.append(f"asked {request.url}"))
-        # A browser itself writes a line for each request that finds no server; that is what the test is about.
-        lost = ("ERR_CONNECTION_REFUSED", "ERR_INCOMPLETE_CHUNKED_ENCODING", "ERR_CONNECTION_RESET", "ERR_EMPTY_RESPONSE")
-        page.on(
-            "console",
-            lambda message: (
-                wrong.append(f"console: {message.text}")
-                if message.type in ("error", "warning") and not (may_lose_server and any(word in message.text for word in lost))
-                else None
-            ),
-        )
-        page.goto(url)
-        return page
-
-    yield make
-    for context in contexts:
-        context.close()
-    assert wrong == []
-
-
-def shows(page, selector, text):
-    """Wait until an element contains a text."""
-    page.wait_for_function("([s, t]) => [...document.querySelectorAll(s)].some((e) => e.textContent.includes(t))", arg=[selector, text])
-
-
-def ink(page, selector):
-    """How many pixels of a canvas are painted."""
-    return page.eval_on_selector(
-        selector, "c => c.getContext('2d').getImageData(0, 0, c.width, c.height).data.filter((v, i) => i % 4 === 3 && v > 0).length"
-    )
 
 
 def test_every_panel_shows_what_the_events_say(dashboard, visit):
@@ -80,11 +25,11 @@ def test_every_panel_shows_what_the_events_say(dashboard, visit):
     shows(page, "#figures", "2 steps/s")
     assert page.get_attribute("#progress", "aria-valuenow") == "67"
     shows(page, "#eta", "left")
-    page.wait_for_function("() => document.querySelector('#chart-loss canvas').ariaLabel.includes('1 values not finite')")
-    assert "at step 400" in page.get_attribute("#chart-loss canvas", "aria-label")
+    says(page, "#chart-loss", "1 values not finite")
+    says(page, "#chart-loss", "at step 400")
     for chart in ("loss", "lr", "norm", "speed"):
         assert ink(page, f"#chart-{chart} canvas") > 500
-    assert page.locator("#loss-legend li").all_inner_texts() == ["▼ alerts", "◆ checkpoints", "● evaluation"]
+    assert page.locator("#loss-legend li").all_inner_texts() == ["▼ alerts", "◆ checkpoints", "● validation", "★ best"]
     assert page.locator("#alerts details").count() == 2
     page.click("#alerts summary >> nth=0")
     shows(page, "#alerts details[open]", "Look at the learning rate of this step.")
@@ -100,7 +45,7 @@ def test_every_panel_shows_what_the_events_say(dashboard, visit):
     shows(page, "#memory", "trainer")
     shows(page, "#plugins tr", "The server does not answer.")
     shows(page, "#events .event", "plugin")
-    page.fill("#events-filter", "loss 0")
+    page.fill("#events-filter", "grad_norm")
     page.wait_for_function("() => [...document.querySelectorAll('#events .event b')].every((e) => e.textContent === 'step')")
     assert page.locator("#connection.live").count() == 1
 
@@ -114,7 +59,7 @@ def test_the_page_follows_live_events(dashboard, visit):
     shows(page, "#figures", "running")
     for step in range(1, 6):
         board.feed(Step(run="fresh", step=step, total_steps=10, time=time.time_ns(), metrics={"loss": 1.0 / step}))
-    page.wait_for_function("() => document.querySelector('#chart-loss canvas').ariaLabel.includes('0.2 at step 5')")
+    says(page, "#chart-loss", "0.2 at step 5")
     shows(page, "#figures", "5 / 10")
     board.feed(
         Alert(run="fresh", id="a", message="Loss is odd", step=5, severity="critical", time=time.time_ns()),
@@ -163,14 +108,14 @@ def test_the_page_says_when_it_is_stale_and_comes_back_without_a_reload(dashboar
     first.close()
     page.wait_for_selector("#banner:visible")
     shows(page, "#banner", "Trying again")
-    assert page.locator("body.is-stale").count() == 1
+    assert page.locator(".is-stale").count() == 1
     context.history.append(Step(run="qwen3-gsm8k", step=51, total_steps=600, time=time.time_ns(), offset=context.history[-1].offset + 1,
                                 metrics={"loss": 1.5}))  # fmt: skip
     second = dashboard(context=context, port=urlsplit(first.url).port)
     page.wait_for_selector("#banner", state="hidden")
     shows(page, "#figures", "51 / 600")
     second.feed(Step(run="qwen3-gsm8k", step=52, total_steps=600, time=time.time_ns(), metrics={"loss": 1.25}))
-    page.wait_for_function("() => document.querySelector('#chart-loss canvas').ariaLabel.includes('1.25 at step 52')")
+    says(page, "#chart-loss", "1.25 at step 52")
     assert page.evaluate("window.sameDocument")
 
 
@@ -180,7 +125,7 @@ def test_a_run_is_picked_and_kept_in_the_address(dashboard, visit):
     board.feed(*training("one", steps=10, now=time.time_ns()), *training("two", steps=20, now=time.time_ns()))
     page = visit(board.url)
     shows(page, "#figures", "20 / 600")
-    page.select_option("#run-picker", "one")
+    page.click("#runs .open:has-text('one')")
     shows(page, "#figures", "10 / 600")
     assert page.url.endswith("#run=one")
     page.reload()
@@ -192,24 +137,24 @@ def test_the_chart_is_read_and_zoomed_by_mouse_and_keyboard(dashboard, visit):
     board = dashboard()
     board.feed(*training(now=time.time_ns()))
     page = visit(board.url)
-    page.wait_for_function("() => document.querySelector('#chart-loss canvas').ariaLabel.includes('step 400')")
-    page.focus("#chart-loss canvas")
+    says(page, "#chart-loss", "step 400")
+    page.focus("#chart-loss [role=img]")
     page.keyboard.press("End")
     shows(page, "#chart-loss .tip", "step 400")
     page.keyboard.press("ArrowLeft")
     shows(page, "#chart-loss .tip", "step 399")
     shows(page, "#chart-loss .tip", "smoothed")
-    box = page.locator("#chart-loss canvas").bounding_box()
+    box = page.locator("#chart-loss canvas").first.bounding_box()
     page.mouse.move(box["x"] + 100, box["y"] + 100)
     page.mouse.down()
     page.mouse.move(box["x"] + 300, box["y"] + 100)
     page.mouse.up()
     page.wait_for_selector("#unzoom:visible")
-    page.wait_for_function("() => !document.querySelector('#chart-loss canvas').ariaLabel.includes('step 400')")
+    page.wait_for_function("() => !document.querySelector('#chart-loss [role=img]').ariaLabel.includes('step 400')")
     page.click("#unzoom")
-    page.wait_for_function("() => document.querySelector('#chart-loss canvas').ariaLabel.includes('step 400')")
+    says(page, "#chart-loss", "step 400")
     page.check("#log")
-    page.wait_for_function("() => JSON.parse(localStorage.getItem('trainbus-chart')).logarithmic")
+    page.wait_for_function("() => localStorage.getItem('trainbus-log') === 'true'")
 
 
 def test_the_theme_follows_the_system_until_one_is_chosen(dashboard, visit):
@@ -233,3 +178,211 @@ def test_a_phone_needs_no_sideways_scrolling(dashboard, visit):
     assert page.evaluate("document.documentElement.scrollWidth") == 375
     hidden = page.evaluate("[...document.querySelectorAll('.card')].filter((e) => e.getBoundingClientRect().right > 375).length")
     assert hidden == 0
+
+
+def test_no_panel_hides_anything_from_a_screen_reader_or_a_keyboard(dashboard, visit):
+    """axe-core finds no serious fault: light and dark, an alert opened, the help sheet, the comparison, the API's description."""
+    axe = (WEB / "node_modules" / "axe-core" / "axe.min.js").read_text()
+    board = dashboard()
+    board.feed(*crowd(now=time.time_ns()), *training(now=time.time_ns()))
+    for scheme in ("light", "dark"):
+        page = visit(board.url + "#compare=lr-1e-4", color_scheme=scheme)
+        page.wait_for_selector("#chart-compare canvas")
+        says(page, "#chart-loss", "at step 400")
+        page.click("#alerts summary >> nth=0")
+        faults(page, axe)
+        page.keyboard.press("?")
+        page.wait_for_selector("dialog[open]")
+        faults(page, axe)
+        page.goto(board.url + "#page=api")
+        page.wait_for_selector(".api article")
+        faults(page, axe)
+
+
+def faults(page, axe):
+    """Serious and critical faults by axe-core's rules; there must be none."""
+    page.evaluate(axe)
+    found = page.evaluate("axe.run().then((r) => r.violations.filter((v) => ['serious', 'critical'].includes(v.impact)))")
+    assert [(fault["id"], [node["html"][:200] for node in fault["nodes"][:3]]) for fault in found] == []
+
+
+def test_an_operator_steers_and_sees_what_becomes_of_it(dashboard, visit):
+    """A costly command is confirmed; each is shown until its result comes; a refusal by the run says why."""
+    board = dashboard()
+    board.feed(*training(steps=20, now=time.time_ns()))
+    page = visit(board.url)
+    page.click("[data-verb=pause]")
+    page.wait_for_selector("dialog[open]")
+    page.keyboard.press("Escape")
+    page.wait_for_selector("dialog", state="detached")
+    assert context_commands(board) == []
+    page.click("[data-verb=set]")
+    page.fill("input[name=rate]", "much")
+    page.click("dialog button[type=submit]")
+    shows(page, "dialog [role=alert]", "A learning rate is a number above 0")
+    page.fill("input[name=rate]", "1e-5")
+    page.fill("input[name=reason]", "it oscillates")
+    page.click("dialog button[type=submit]")
+    page.wait_for_selector("dialog", state="detached")
+    assert context_commands(board) == [("set", {"learning_rate": 1e-5}, "it oscillates")]
+    run = "qwen3-gsm8k"
+    board.feed(Command(run=run, id="c1", verb="set", arguments={"learning_rate": 1e-5}, requested_by="plugin:web", time=time.time_ns()))
+    shows(page, "#orders li", "on its way")
+    board.feed(CommandResult(run=run, command="c1", verb="set", state="accepted", time=time.time_ns()))
+    shows(page, "#orders li.accepted", "learning_rate 0.00001")
+    board.feed(CommandResult(run=run, command="c1", verb="set", state="refused", reason="no optimizer yet", time=time.time_ns()))
+    shows(page, "#orders li.refused", "no optimizer yet")
+    page.click("[data-verb=save]")
+    page.wait_for_function("() => !document.querySelector('dialog')")
+    deadline = time.monotonic() + 60
+    while len(context_commands(board)) < 2:
+        assert time.monotonic() < deadline
+        page.wait_for_timeout(20)
+
+
+def context_commands(board):
+    return [(sent.verb, sent.arguments, sent.reason) for sent in board.context.commands]
+
+
+def test_a_viewer_has_no_buttons(dashboard, visit):
+    """With a token for reading and another for steering, the page is what its token allows."""
+    board = dashboard(token="look", operator_token="steer")
+    board.feed(*training(steps=20, now=time.time_ns()))
+    page = visit(board.url + "?token=look")
+    shows(page, ".role", "viewer")
+    shows(page, "#figures", "20 / 600")
+    assert page.locator("[data-verb]").count() == 0
+    page.goto(board.url + "?token=steer")
+    page.wait_for_selector("[data-verb=stop]")
+    assert "token" not in page.url
+
+
+def test_metrics_are_pinned_panels_folded_and_moved_and_all_that_outlives_a_reload(dashboard, visit):
+    """The visitor's layout is kept by the browser."""
+    board = dashboard()
+    board.feed(*training(steps=60, now=time.time_ns()))
+    page = visit(board.url)
+    says(page, "#chart-loss", "at step 60")
+    # At the beginning, while both stand on the screen: a browser doesn't scroll while it drags.
+    page.hover("#panel-lr")
+    page.drag_and_drop("#panel-lr .grip", "#panel-loss .legend")
+    first = "[...document.querySelectorAll('#content > section[id]')].map((e) => e.id)[1]"
+    page.wait_for_function(f"() => {first} === 'panel-lr'")
+    page.click(".chip button:has-text('grad_norm')")
+    says(page, "#chart-pin-0", "grad_norm: 0.")
+    page.click("[aria-label='Combine loss with another metric']")
+    page.click("[aria-label='loss and learning_rate on one chart']")
+    says(page, "#chart-pin-1", "learning_rate")
+    page.click("#panel-samples .fold")
+    page.wait_for_selector("#samples", state="detached")
+    page.focus("#panel-lr .fold")
+    page.keyboard.press("Alt+ArrowDown")
+    page.wait_for_function(f"() => {first} === 'panel-loss'")
+    page.reload()
+    says(page, "#chart-pin-1", "learning_rate")
+    assert page.evaluate(first) == "panel-loss"
+    assert page.locator("#panel-samples.folded").count() == 1
+
+
+def test_keys_do_what_the_help_sheet_says(dashboard, visit):
+    """Runs, comparison, scale, search, theme; not while typing."""
+    board = dashboard()
+    board.feed(*crowd(now=time.time_ns()), *training(steps=30, now=time.time_ns()))
+    page = visit(board.url)
+    shows(page, "#figures", "30 / 600")
+    page.keyboard.press("j")
+    shows(page, "#figures", "300 / 300")
+    page.keyboard.press("c")
+    page.wait_for_selector("#panel-compare")
+    page.keyboard.press("k")
+    shows(page, "#figures", "30 / 600")
+    page.keyboard.press("l")
+    page.wait_for_selector("#log:checked")
+    page.keyboard.press("/")
+    page.keyboard.type("cat l")
+    assert page.input_value("#samples-search") == "cat l"
+    assert page.locator("#log:checked").count() == 1
+
+
+def test_runs_are_laid_over_each_other_and_told_apart(dashboard, visit):
+    """By step and by time; the table shows what their configurations differ in; the address is the view."""
+    board = dashboard()
+    board.feed(*crowd(now=time.time_ns()))
+    page = visit(board.url)
+    page.check("[aria-label='Compare lr-1e-4']")
+    page.check("[aria-label='Compare lr-5e-4-diverged']")
+    says(page, "#chart-compare", "lr-5e-4-diverged")
+    shows(page, "#panel-compare td", "0.0005")
+    assert "method" not in page.inner_text("#panel-compare table")
+    page.select_option("#compare-axis", "examples")
+    says(page, "#chart-compare", "at step 2400")
+    address = page.url
+    again = visit(address)
+    says(again, "#chart-compare", "lr-5e-4-diverged")
+
+
+def test_samples_are_searched_filtered_and_followed(dashboard, visit):
+    """Search asks the server, flagged ones say why, one example is shown over the checkpoints."""
+    board = dashboard()
+    board.feed(RunStarted(run="r", time=time.time_ns()), Step(run="r", step=1, metrics={"loss": 1.0}, time=time.time_ns()))
+    for step, answer, correct in ((1, "five", False), (2, "four", True), (3, "cinq", False)):
+        board.feed(
+            Sample(run="r", step=step, prompt="2+2? 🙂", answer=answer, expected="four", correct=correct, example="sum", loss=0.2, time=1)
+        )
+    board.feed(Sample(run="r", step=3, prompt="Capital of France?", answer="Paris", correct=True, time=1))
+    page = visit(board.url)
+    page.wait_for_function("() => document.querySelectorAll('#samples .sample').length === 4")
+    page.fill("#samples-search", "capital")
+    page.wait_for_function("() => document.querySelectorAll('#samples .sample').length === 1")
+    page.fill("#samples-search", "")
+    page.select_option("#samples-filter", "flagged")
+    page.wait_for_function("() => document.querySelectorAll('#samples .sample').length === 2")
+    page.click("#samples summary >> nth=0")
+    shows(page, "#samples details[open] dd", "wrong, wrong though confident, was right before")
+    page.wait_for_function("() => document.querySelectorAll('#samples .evolution li').length === 3")
+    assert "🙂" in page.inner_text("#samples")
+
+
+def test_a_silent_machine_makes_its_own_panel_stale_and_no_other(dashboard, visit):
+    """The memory panel says for how long it has no reading; the loss goes on."""
+    board = dashboard()
+    now = time.time_ns()
+    board.feed(*training(steps=20, now=now - 120_000_000_000))
+    page = visit(board.url)
+    shows(page, "#panel-memory .stale-mark", "no reading for 2 min")
+    board.feed(Step(run="qwen3-gsm8k", step=21, total_steps=600, time=time.time_ns(), metrics={"loss": 1.125}))
+    says(page, "#chart-loss", "1.125 at step 21")
+    assert page.locator(".stale-mark").count() == 1
+    assert page.locator("#banner").count() == 0
+
+
+def test_panels_of_plugins_are_drawn_without_their_javascript(dashboard, visit):
+    """Chart, table, text and gauge, from the events that they name."""
+    kinds = [("c", "chart", ("value",)), ("t", "table", ("name", "value")), ("x", "text", ("name",)), ("g", "gauge", ("value",))]
+    board = dashboard()
+    board.declare("mine", *(Panel(id=key, title=f"Panel {key}", kind=kind, events="metric", fields=fields) for key, kind, fields in kinds))
+    board.feed(RunStarted(run="r", time=1), Step(run="r", step=1, metrics={"loss": 1.0}, time=2), Plugin(name="mine", state="running"))
+    board.feed(*(Metric(run="r", name="entropy", value=number / 4, step=number, time=time.time_ns()) for number in range(1, 9)))
+    page = visit(board.url)
+    says(page, "#chart-mine-c", "2 at step 8")
+    shows(page, "#panel-mine-t td", "1.75")
+    shows(page, "#panel-mine-x .value", "entropy")
+    shows(page, "#panel-mine-g .value", "2")
+    board.feed(Metric(run="r", name=HOSTILE, value=3.0, step=9, time=time.time_ns()))
+    says(page, "#chart-mine-c", "3 at step 9")
+    shows(page, "#panel-mine-t td", "<script>")
+
+
+def test_series_are_saved_as_csv_and_a_chart_as_a_picture(dashboard, visit):
+    """From the menu of a chart."""
+    board = dashboard()
+    board.feed(*training(steps=20, now=time.time_ns()))
+    page = visit(board.url)
+    says(page, "#chart-loss", "at step 20")
+    page.click("#panel-loss .menu summary")
+    with page.expect_download() as download:
+        page.click("#panel-loss a:has-text('CSV')")
+    assert "loss,step,20," in download.value.path().read_text()
+    with page.expect_download() as download:
+        page.click("#panel-loss button:has-text('PNG')")
+    assert download.value.path().read_bytes().startswith(b"\x89PNG")

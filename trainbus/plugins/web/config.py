@@ -21,6 +21,8 @@ class WebConfig(Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
         bind: Address to listen on. Any but a loopback address needs a token.
         port: None takes 8420 or the next free one; 0 lets the system choose; a number is taken or refused.
         token: Who knows it may read. Empty: everybody who reaches the port (loopback only).
+        operator_token: Who knows it may also steer runs. Empty: with a ``token`` nobody may, without one everybody who reaches the port.
+        steering: False takes the buttons away from everybody and refuses their requests.
         allowed_hosts: Further names under which browsers reach this server, as in their Host header, without port.
         points_per_series: Above it a series is thinned (minima and maxima stay), so that memory doesn't follow the run's length.
         runs: How many runs are kept in memory; of more, the ones that were silent longest are left out.
@@ -30,6 +32,8 @@ class WebConfig(Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
     bind: str = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65_535)] | None = None
     token: str = ""
+    operator_token: str = ""
+    steering: bool = True
     allowed_hosts: list[str] = field(default_factory=list)
     points_per_series: Annotated[int, Meta(ge=1_000, le=10_000_000)] = 200_000
     runs: Annotated[int, Meta(ge=1, le=10_000)] = 200
@@ -52,7 +56,13 @@ def check(config: WebConfig) -> None:
     Raises:
         ConfigError: The server would be open to the network without a token.
     """
-    if not is_loopback(config.bind) and not config.token:
+    if config.token and config.token == config.operator_token:
+        raise ConfigError(
+            "plugin.web.token and plugin.web.operator_token are the same, so that every reader could steer.",
+            hint="Choose another operator_token, or leave out the token.",
+            key="plugin.web.operator_token",
+        )
+    if not is_loopback(config.bind) and not config.token and not config.operator_token:
         raise ConfigError(
             f"plugin.web.bind is {config.bind!r}, which other machines can reach, and plugin.web.token is empty.",
             hint='Set plugin.web.token to a long random text, or bind "127.0.0.1" and reach it by `ssh -L 8420:127.0.0.1:8420 HOST`.',

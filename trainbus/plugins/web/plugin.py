@@ -10,10 +10,14 @@ from trainbus.bus import events
 from trainbus.errors import ConfigError
 from trainbus.hookspecs import Context, hookimpl
 from trainbus.plugins.web.config import WebConfig, check
+from trainbus.plugins.web.discovery import installed_panels
 from trainbus.plugins.web.feed import Feed
 from trainbus.plugins.web.intake import Intake
 from trainbus.plugins.web.server import Server
 from trainbus.plugins.web.store import Store
+
+PANELS_SECONDS = 10.0
+"""Importing the installed plugins may take so long; the history is read without their panels then."""
 
 
 class WebPlugin:
@@ -43,7 +47,16 @@ class WebPlugin:
         self.url = await self._server.start()
         context.announce(url=self.url)
         context.logger.info("dashboard on %s", self.url)
-        self._loading = asyncio.create_task(self.intake.load(context))
+        self._loading = asyncio.create_task(self._load(context))
+
+    async def _load(self, context: Context) -> None:
+        """First the panels, then the events that they draw. A plugin whose import hangs costs its panel, not the history."""
+        asked = asyncio.create_task(asyncio.to_thread(installed_panels, context.logger, without="web"))
+        done, _ = await asyncio.wait({asked}, timeout=PANELS_SECONDS)
+        for task in done:
+            for name, panels in task.result().items():
+                self.intake.store.panels.declare(name, panels)
+        await self.intake.load(context)
 
     @hookimpl
     async def stop(self, context: Context) -> None:

@@ -9,7 +9,14 @@ import msgspec
 from msgspec import structs
 
 from trainbus.bus import events
+from trainbus.plugins.web.answers import Answers
 from trainbus.plugins.web.series import Series
+
+COMMANDS, JOBS = 100, 1_000
+"""Commands and data files kept for a run."""
+
+SPARK_POINTS = 48
+"""Points of the small curve in the list of runs."""
 
 ALERTS, CHECKPOINTS, EVALS = 300, 500, 500
 """How many of each are kept for a run; of more, the oldest are forgotten."""
@@ -20,8 +27,14 @@ SERIES = 500
 RATE_STEPS = 200
 """Steps over which the pace of the run is measured."""
 
+ETA_PARTS, ETA_PART_STEPS = 4, 5
+"""Into so many parts the last steps are cut to see how the pace varies; a shorter part says nothing."""
+
 STEPS_PER_SECOND = "steps_per_second"
 """The series that this view derives from the times of the steps."""
+
+ELAPSED, EXAMPLES, TOKENS = "elapsed_seconds", "examples", "tokens"
+"""Series that place the steps on other axes, so that runs can be laid over each other by time or by what they have seen."""
 
 
 class RunView:
@@ -55,7 +68,10 @@ class RunView:
         self.alerts: dict[str, events.Alert] = {}
         self.checkpoints: dict[str, events.Checkpoint] = {}
         self.evals: deque[events.Eval] = deque(maxlen=EVALS)
-        self.samples: deque[events.Sample] = deque(maxlen=samples)
+        self.answers = Answers(samples)
+        self.commands: dict[str, dict[str, Any]] = {}
+        self.jobs: dict[str, tuple[events.Job, int | None]] = {}
+        self.versions: dict[str, int] = {}
         self._points = points
         self._pace: deque[tuple[int, int]] = deque(maxlen=RATE_STEPS)
         self._resumes = False
@@ -77,8 +93,15 @@ class RunView:
                 self.phase = None if event.state == "ended" else event
             case events.Eval():
                 self.evals.append(event)
+                self._changed("evals")
             case events.Sample():
-                self.samples.append(event)
+                self._on_sample(event)
+            case events.Command():
+                self._on_command(event)
+            case events.CommandResult():
+                self._on_result(event)
+            case events.Job():
+                self._on_job(event)
             case events.Checkpoint():
                 self._on_checkpoint(event)
             case events.Alert():
@@ -95,6 +118,7 @@ class RunView:
         if before is not None and not event.metrics:
             event = structs.replace(event, metrics=before.metrics)
         _keep(self.checkpoints, key, event, CHECKPOINTS)
+        self._changed("checkpoints")
 
     def _on_alert(self, event: events.Alert) -> None:
         """One row for each incident; a cleared one goes on saying what it was, and then how it ended."""
@@ -103,6 +127,64 @@ class RunView:
         if before is not None and event.state == "cleared":
             event = structs.replace(event, message=before.message, advice=event.message, evidence=event.evidence or before.evidence)
         _keep(self.alerts, key, event, ALERTS)
+        self._changed("alerts")
+
+    def _on_sample(self, event: events.Sample) -> None:
+        self.answers.add(event)
+        self._changed("samples")
+        running = self.answers.accuracy(50)
+        if event.correct is not None and running is not None:
+            self._add("accuracy_50", event.step, running)
+
+    def _on_command(self, event: events.Command) -> None:
+        """A command is shown from now on until its end, and then for as long as it is among the newest."""
+        told = {"command": event.id, "verb": event.verb, "arguments": event.arguments, "requested_by": event.requested_by}
+        _keep(
+            self.commands,
+            event.id,
+            told | {"asked": event.reason, "state": "sent", "reason": "", "time": event.time, "result": {}},
+            COMMANDS,
+        )
+        self._changed("commands")
+
+    def _on_result(self, event: events.CommandResult) -> None:
+        before = self.commands.get(event.command)
+        if before is not None:
+            before |= {"state": event.state, "reason": event.reason, "result": event.result, "answered": event.time}
+            self._changed("commands")
+
+    def _on_job(self, event: events.Job) -> None:
+        """A data file, with the step at which work on it began."""
+        key = event.id or event.file
+        begun = self.jobs[key][1] if key in self.jobs else None
+        _keep(self.jobs, key, (event, self.step or 0 if event.state == "processing" else begun), JOBS)
+        self._changed("jobs")
+
+    def _changed(self, name: str) -> None:
+        """Pages ask for a list again when its version has grown."""
+        self.versions[name] = self.versions.get(name, 0) + 1
+
+    def listed(self, name: str) -> list[dict[str, Any]] | None:
+        """One of the run's lists, newest first; None for a list that doesn't exist."""
+        match name:
+            case "alerts":
+                return [shown(alert) for alert in reversed(self.alerts.values())]
+            case "checkpoints":
+                return [shown(checkpoint) for checkpoint in reversed(self.checkpoints.values())]
+            case "evals":
+                return [shown(result) for result in reversed(self.evals)]
+            case "samples":
+                return [shown(sample) for sample in reversed(self.answers.recent)]
+            case "commands":
+                return list(reversed(self.commands.values()))
+            case "jobs":
+                return [shown(job) | {"step": step} for job, step in self.jobs.values()]
+        return None
+
+    def spark(self) -> list[float]:
+        """The shape of the loss in a few points."""
+        series = self.series.get("loss") or self.series.get("train_loss")
+        return series.window(SPARK_POINTS).values if series else []
 
     def pace(self) -> float | None:
         """Steps per second over the last `RATE_STEPS` steps."""
@@ -118,6 +200,17 @@ class RunView:
         if self.state != "running" or pace is None or self.total_steps is None or self.step is None:
             return None
         return max(0, self.total_steps - self.step) / pace
+
+    def eta_interval(self) -> tuple[float, float] | None:
+        """The time left at the fastest and at the slowest pace of the last quarters of `RATE_STEPS`; None while that is unknown."""
+        times = list(self._pace)
+        size = len(times) // ETA_PARTS
+        if self.eta() is None or size < ETA_PART_STEPS or self.total_steps is None or self.step is None:
+            return None
+        ends = [(times[start * size], times[min((start + 1) * size, len(times) - 1)]) for start in range(ETA_PARTS)]
+        paces = [(b[1] - a[1]) / 1e9 / (b[0] - a[0]) for a, b in ends if b[0] > a[0] and b[1] > a[1]]
+        left = max(0, self.total_steps - self.step)
+        return (left * min(paces), left * max(paces)) if paces else None
 
     def best(self) -> tuple[int, float] | None:
         """Step and value of the lowest loss."""
@@ -135,6 +228,7 @@ class RunView:
     def _on_started(self, event: events.RunStarted) -> None:
         self.name, self.host, self.config = event.name or self.name, event.host, event.config
         self.started = self.started or event.time
+        self._changed("config")
         self.state, self.reason = "running", ""
         self._resumes = True
         self._pace.clear()
@@ -153,6 +247,11 @@ class RunView:
             seconds = (event.time - self._pace[-1][1]) / 1e9
             self._add(STEPS_PER_SECOND, event.step, (event.step - self._pace[-1][0]) / seconds)
         self._pace.append((event.step, event.time))
+        if self.started:
+            self._add(ELAPSED, event.step, (event.time - self.started) / 1e9)
+        for name, count in ((EXAMPLES, event.examples), (TOKENS, event.tokens)):
+            if count is not None:
+                self._add(name, event.step, float(count))
         self.step = event.step
         for field in ("total_steps", "epoch", "examples", "tokens"):
             if (value := getattr(event, field)) is not None:

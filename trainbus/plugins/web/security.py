@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Mapping
+from typing import Literal, TypeAlias
 from urllib.parse import urlsplit
 
 from msgspec import Struct
@@ -15,6 +16,8 @@ from msgspec import Struct
 from trainbus.plugins.web.config import WebConfig, is_loopback
 
 COOKIE = "trainbus_token"
+
+Role: TypeAlias = Literal["viewer", "operator"]
 
 HEADERS = {
     "Content-Security-Policy": (
@@ -55,9 +58,41 @@ def refuse(config: WebConfig, headers: Mapping[str, str], cookies: Mapping[str, 
         return Refusal(403, "Requests from other sites are refused.")
     if headers.get("Sec-Fetch-Site", "none") == "cross-site" and headers.get("Sec-Fetch-Mode") != "navigate":
         return Refusal(403, "Requests from other sites are refused.")
-    if config.token and not any(same(config.token, offered) for offered in _offered(headers, cookies)):
+    closed = bool(config.token) or (bool(config.operator_token) and not is_loopback(config.bind))
+    if closed and not any(known(config, offered) for offered in _offered(headers, cookies)):
         return Refusal(401, "A token is needed: open the page with ?token=..., or send the header Authorization: Bearer ...")
     return None
+
+
+def role(config: WebConfig, headers: Mapping[str, str], cookies: Mapping[str, str]) -> Role:
+    """What somebody may do who was not refused."""
+    if not config.steering:
+        return "viewer"
+    if config.operator_token:
+        return "operator" if any(same(config.operator_token, offered) for offered in _offered(headers, cookies)) else "viewer"
+    # Without any token whoever reaches the port is on this machine, where the bus itself takes commands from everybody.
+    return "viewer" if config.token else "operator"
+
+
+def refuse_change(held: Role, headers: Mapping[str, str]) -> Refusal | None:
+    """Why a request that changes something is refused, beyond `refuse`; None when it may pass.
+
+    A form of another site can't send JSON without asking first, which is never granted.
+    """
+    if held != "operator":
+        return Refusal(403, "Only an operator may steer: open the page with the operator's token.")
+    if headers.get("Content-Type", "").partition(";")[0].strip().lower() != "application/json":
+        return Refusal(415, "Send JSON, with the header Content-Type: application/json.")
+    if headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin"):
+        return Refusal(403, "Requests from other sites are refused.")
+    return None
+
+
+def known(config: WebConfig, offered: str) -> bool:
+    """Whether a text is one of the tokens."""
+    # Both are compared, so that the time tells nothing.
+    found = [same(token, offered) for token in (config.token, config.operator_token) if token]
+    return any(found)
 
 
 def same(expected: str, offered: str) -> bool:

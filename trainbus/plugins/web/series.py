@@ -11,6 +11,9 @@ import numpy as np
 from msgspec import Struct
 from tsdownsample import MinMaxDownsampler
 
+WINDOWS = 16
+"""Down-sampled windows that a series remembers: the zoom levels of the pages that are open."""
+
 MAX_GAPS = 500
 """Separate stretches of NaN or infinity that are kept for a series; a later one then only extends the last."""
 
@@ -55,10 +58,12 @@ class Series:
         self.steps = array("q")
         self.values = array("d")
         self.gaps: list[Gap] = []
+        self._windows: dict[tuple[int, int | None, int | None], Points] = {}
 
     def add(self, step: int, value: float) -> None:
         """Add a point. NaN and infinities become gaps; everything else takes its place by step."""
         self.seen += 1
+        self._windows.clear()
         if not math.isfinite(value):
             self._add_gap(step, _kind(value))
         elif not self.steps or step > self.steps[-1]:
@@ -76,6 +81,7 @@ class Series:
 
     def cut(self, step: int) -> None:
         """Forget the points from ``step`` on: a resumed run walks them again."""
+        self._windows.clear()
         at = bisect_left(self.steps, step)
         del self.steps[at:], self.values[at:]
         self.gaps = [gap for gap in self.gaps if gap.first < step]
@@ -91,14 +97,25 @@ class Series:
         """At most ``points`` points (at least 4) of the steps ``first`` to ``last``, inclusive.
 
         The window's lowest and highest value are always among them: it is cut into equal buckets of steps, and of each the
-        lowest and highest point are given.
+        lowest and highest point are given. It is remembered until a point comes, so that many pages cost as much as one.
         """
+        key = (points, first, last)
+        if key not in self._windows:
+            if len(self._windows) >= WINDOWS:
+                del self._windows[next(iter(self._windows))]
+            self._windows[key] = self._sampled(points, first, last)
+        return self._windows[key]
+
+    def _sampled(self, points: int, first: int | None, last: int | None) -> Points:
         low = 0 if first is None else bisect_left(self.steps, first)
         high = len(self.steps) if last is None else bisect_right(self.steps, last)
-        x, y = np.array(self.steps[low:high], dtype=np.int64), np.array(self.values[low:high], dtype=np.float64)
-        keep = _extremes(x, y, points)
         gaps = [gap for gap in self.gaps if (first is None or gap.last >= first) and (last is None or gap.first <= last)]
-        return Points(steps=x[keep].tolist(), values=y[keep].tolist(), gaps=gaps, total=max(0, high - low))
+        if high <= low:
+            return Points(steps=[], values=[], gaps=gaps, total=0)
+        # Views without a copy; they must be gone before a point is added, or the arrays could not grow.
+        x, y = np.frombuffer(self.steps, dtype=np.int64)[low:high], np.frombuffer(self.values, dtype=np.float64)[low:high]
+        keep = _extremes(x, y, points)
+        return Points(steps=x[keep].tolist(), values=y[keep].tolist(), gaps=gaps, total=high - low)
 
     def _add_gap(self, step: int, kind: str) -> None:
         at = bisect_left(self.steps, step)

@@ -1,11 +1,9 @@
-"""The page's HTTP server: files, API, event stream. Thin: what it says is made by the store."""
+"""The page's HTTP server: who may ask, the page's files, and where the API is mounted."""
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import socket
-import time
 from collections.abc import Awaitable, Callable
 from urllib.parse import urlencode
 
@@ -14,23 +12,18 @@ from aiohttp import web
 from trainbus.errors import ConfigError
 from trainbus.hookspecs import Context
 from trainbus.plugins.web import assets, security
+from trainbus.plugins.web.answering import problem
+from trainbus.plugins.web.api import Api
 from trainbus.plugins.web.config import DEFAULT_PORT, PORTS_TRIED, WebConfig
-from trainbus.plugins.web.encoding import to_json
 from trainbus.plugins.web.intake import Intake
-from trainbus.plugins.web.stream import EventStream
+from trainbus.plugins.web.routes import ROUTES
+from trainbus.plugins.web.steering import LONGEST_BODY
 
-MAX_STREAMS = 100
-"""Open event streams; more are refused with 503."""
-
-MAX_POINTS, DEFAULT_POINTS = 10_000, 1_000
-MAX_METRICS = 50
-"""Metrics of one request for series."""
+LASTING = "public, max-age=31536000, immutable"
+"""For files whose name changes with their content."""
 
 STOP_SECONDS = 2.0
 """Requests that are being answered when the plugin ends have so long."""
-
-COMPRESSED_FROM = 2_048
-"""Bytes of an answer from which compressing it pays."""
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -44,10 +37,8 @@ class Server:
 
     def __init__(self, config: WebConfig, intake: Intake, context: Context) -> None:
         self.config = config
-        self.intake = intake
-        self.context = context
+        self.api = Api(config, intake, context)
         self.assets = assets.load()
-        self._streams: set[asyncio.Task[object]] = set()
         self._runner: web.AppRunner | None = None
 
     async def start(self) -> str:
@@ -57,15 +48,10 @@ class Server:
             ConfigError: The port that the config names can't be used.
         """
         listening = listen(self.config)
-        app = web.Application(middlewares=[self._guard], client_max_size=64 * 1024)
+        app = web.Application(middlewares=[self._guard], client_max_size=LONGEST_BODY)
         app.add_routes(
             [
-                web.get("/healthz", self._healthz),
-                web.get("/api/state", self._state),
-                web.get("/api/runs", self._runs),
-                web.get("/api/runs/{run}", self._run),
-                web.get("/api/runs/{run}/series", self._series),
-                web.get("/api/events", self._events),
+                *(web.route(route.method, route.path, getattr(self.api, route.handler)) for route in ROUTES),
                 web.get("/{path:.*}", self._asset),
             ]
         )
@@ -78,7 +64,7 @@ class Server:
     async def stop(self) -> None:
         """Close all connections and the port."""
         # An open stream would go on for ever, and the runner would wait for it.
-        for stream in self._streams:
+        for stream in self.api.streams:
             stream.cancel()
         if self._runner is not None:
             await self._runner.cleanup()
@@ -89,87 +75,39 @@ class Server:
         """Checks who asks; puts the security headers on every answer, also on errors."""
         refusal = security.refuse(self.config, request.headers, request.cookies)
         offered = request.query.get("token")
-        if refusal and refusal.status == 401 and offered is not None and security.same(self.config.token, offered):
-            return self._remember(request)
+        # Also for somebody who may read already: the operator's link makes an operator of a viewer.
+        if offered is not None and (refusal is None or refusal.status == 401) and security.known(self.config, offered):
+            return _remember(request, offered)
         try:
-            response = _problem(refusal.status, refusal.problem) if refusal else await handler(request)
+            response = problem(refusal.status, refusal.problem) if refusal else await handler(request)
         except web.HTTPException as error:
-            response = _problem(error.status, error.reason)
+            response = problem(error.status, error.reason)
         if not response.prepared:
             response.headers.update(security.HEADERS)
         return response
 
-    def _remember(self, request: web.Request) -> web.Response:
-        """Move the token from the address, where it would be seen and kept, into a cookie that scripts can't read."""
-        rest = {key: value for key, value in request.query.items() if key != "token"}
-        response = web.Response(status=303, headers={"Location": request.path + (f"?{urlencode(rest)}" if rest else "")})
-        response.headers.update(security.HEADERS)
-        response.set_cookie(security.COOKIE, self.config.token, httponly=True, samesite="Strict", path="/")
-        return response
-
-    async def _healthz(self, request: web.Request) -> web.Response:
-        store, feed = self.intake.store.stats(), self.intake.feed.stats()
-        ready = self.intake.loaded.is_set()
-        fields = {"ready": ready, "position": store.position, "runs": store.runs, "points": store.points, "streams": feed.listeners}
-        return _answer(request, fields | {"dropped_streams": feed.dropped, "problem": self.intake.problem})
-
-    async def _state(self, request: web.Request) -> web.Response:
-        now = time.time_ns()
-        runs = self.intake.store.summaries(now)
-        chosen = request.query.get("run") or (runs[0]["run"] if runs else "")
-        answer = self.intake.store.shared(now) | {
-            "loading": not self.intake.loaded.is_set(),
-            "problem": self.intake.problem,
-            "runs": runs,
-            "run": self.intake.store.detail(chosen, now),
-        }
-        return _answer(request, answer)
-
-    async def _runs(self, request: web.Request) -> web.Response:
-        return _answer(request, {"runs": self.intake.store.summaries(time.time_ns())})
-
-    async def _run(self, request: web.Request) -> web.Response:
-        detail = self.intake.store.detail(request.match_info["run"], time.time_ns())
-        return _answer(request, detail) if detail else _problem(404, "No such run is known here.")
-
-    async def _series(self, request: web.Request) -> web.Response:
-        metrics = request.query.getall("metric", [])
-        if not metrics or len(metrics) > MAX_METRICS:
-            return _problem(400, f"Name 1 to {MAX_METRICS} metrics, as in ?metric=loss&metric=grad_norm.")
-        points = min(MAX_POINTS, max(4, _number(request, "points") or DEFAULT_POINTS))
-        first, last = _number(request, "from"), _number(request, "to")
-        series = self.intake.store.series(request.match_info["run"], metrics, points, first, last)
-        if series is None:
-            return _problem(404, "No such run is known here.")
-        return _answer(request, {"run": request.match_info["run"], "offset": self.intake.store.position, "series": series})
-
-    async def _events(self, request: web.Request) -> web.StreamResponse:
-        task = asyncio.current_task()
-        if task is None or len(self._streams) >= MAX_STREAMS:
-            return _problem(503, f"{MAX_STREAMS} streams are open already.")
-        after = _number(request, "after")
-        last_id = request.headers.get("Last-Event-ID", "")
-        if last_id.isascii() and last_id.isdigit() and len(last_id) < 19:
-            after = int(last_id)
-        stream = EventStream(request, self.intake, self.context, after)
-        stream.response.headers.update(security.HEADERS)
-        self._streams.add(task)
-        try:
-            return await stream.run()
-        finally:
-            self._streams.discard(task)
-
     async def _asset(self, request: web.Request) -> web.Response:
         asset = self.assets.get(request.path)
         if asset is None:
-            return _problem(404, "Nothing is here.")
-        headers = {"ETag": f'"{asset.etag}"', "Cache-Control": "no-cache", "Vary": "Accept-Encoding"}
+            return problem(404, "Nothing is here.")
+        headers = {"ETag": f'"{asset.etag}"', "Cache-Control": LASTING if asset.lasting else "no-cache", "Vary": "Accept-Encoding"}
         if f'"{asset.etag}"' in request.headers.get("If-None-Match", ""):
             return web.Response(status=304, headers=headers)
         headers["Content-Type"] = asset.content_type
         if "gzip" in request.headers.get("Accept-Encoding", ""):
             return web.Response(body=asset.zipped, headers=headers | {"Content-Encoding": "gzip"})
         return web.Response(body=asset.plain, headers=headers)
+
+
+def _remember(request: web.Request, token: str) -> web.Response:
+    """Move the token from the address, where it would be seen and kept, into a cookie that scripts can't read."""
+    rest = {key: value for key, value in request.query.items() if key != "token"}
+    # One leading slash: two would name another host.
+    place = "/" + request.path.lstrip("/") + (f"?{urlencode(rest)}" if rest else "")
+    response = web.Response(status=303, headers={"Location": place})
+    response.headers.update(security.HEADERS)
+    response.set_cookie(security.COOKIE, token, httponly=True, samesite="Strict", path="/")
+    return response
 
 
 def listen(config: WebConfig) -> socket.socket:
@@ -193,28 +131,3 @@ def listen(config: WebConfig) -> socket.socket:
                 found=port,
             ) from error
     raise AssertionError("port 0 is always free")
-
-
-def _number(request: web.Request, name: str) -> int | None:
-    text = request.query.get(name, "")
-    if not text:
-        return None
-    try:
-        number = int(text)
-    except ValueError:
-        raise web.HTTPBadRequest(reason=f"{name} is no whole number") from None
-    if abs(number) > 2**62:
-        raise web.HTTPBadRequest(reason=f"{name} is out of range")
-    return number
-
-
-def _answer(request: web.Request, value: dict[str, object]) -> web.Response:
-    body = to_json(value)
-    response = web.Response(body=body, content_type="application/json", headers={"Cache-Control": "no-store"})
-    if len(body) >= COMPRESSED_FROM and "gzip" in request.headers.get("Accept-Encoding", ""):
-        response.enable_compression(web.ContentCoding.gzip)
-    return response
-
-
-def _problem(status: int, text: str) -> web.Response:
-    return web.Response(status=status, body=to_json({"problem": text}), content_type="application/json")

@@ -7,14 +7,23 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 from msgspec import Struct
 
 from trainbus.bus import events
 from trainbus.plugins.web.health import judge
+from trainbus.plugins.web.panel_board import PanelBoard
 from trainbus.plugins.web.run_view import RunView, shown
+from trainbus.plugins.web.series import Series
+
+MEMORY_POINTS = 20_000
+"""Readings of memory that are kept for each machine; more are thinned, their extremes stay."""
 
 MACHINES, PLUGINS = 64, 200
 """Machines and plugins that are kept; the ones that were silent longest are forgotten."""
+
+LISTS = ("alerts", "checkpoints", "evals", "samples", "commands", "jobs")
+"""Lists of a run, each with a version of its own."""
 
 SIGNS_OF_LIFE = frozenset({"run_started", "phase", "step", "eval", "sample", "checkpoint", "metric", "heartbeat"})
 
@@ -43,6 +52,8 @@ class Store:
         self.runs: dict[str, RunView] = {}
         self.plugins: dict[str, events.Plugin] = {}
         self.systems: dict[str, events.System] = {}
+        self.memory: dict[str, Series] = {}
+        self.panels = PanelBoard()
         self.general_alerts = RunView("")
         self._events = 0
         self._left_out = 0
@@ -57,10 +68,12 @@ class Store:
             return
         self.position = event.offset
         self._events += 1
+        self.panels.apply(event)
         if isinstance(event, events.Plugin):
             _renew(self.plugins, event.name, event, PLUGINS)
         elif isinstance(event, events.System):
             _renew(self.systems, event.host, event, MACHINES)
+            self._remember(event)
         elif event.run:
             self._run(event.run).apply(event)
         else:
@@ -72,7 +85,12 @@ class Store:
         return [self._summary(run, now) for run in ordered]
 
     def detail(self, run: str, now: int) -> dict[str, Any] | None:
-        """All that is known of one run but its series; None for a run that is not known."""
+        """All that is known of one run but its series and flagged samples; None for a run that is not known."""
+        known = self.heading(run, now)
+        return known and known | {name: self.runs[run].listed(name) for name in LISTS}
+
+    def heading(self, run: str, now: int) -> dict[str, Any] | None:
+        """A run without its lists; ``versions`` tells which of them have changed."""
         view = self.runs.get(run)
         if view is None:
             return None
@@ -82,10 +100,8 @@ class Store:
             "metrics": view.latest(),
             "broken_metrics": view.broken_metrics(),
             "best": {"step": best[0], "loss": best[1]} if best else None,
-            "alerts": [shown(alert) for alert in reversed(view.alerts.values())],
-            "checkpoints": [shown(checkpoint) for checkpoint in reversed(view.checkpoints.values())],
-            "evals": [shown(result) for result in reversed(view.evals)],
-            "samples": [shown(sample) for sample in reversed(view.samples)],
+            "accuracy": msgspec.to_builtins(view.answers.figures()),
+            "versions": dict(view.versions),
         }
 
     def shared(self, now: int) -> dict[str, Any]:
@@ -96,6 +112,7 @@ class Store:
             "plugins": [shown(plugin) for _, plugin in sorted(self.plugins.items())],
             "systems": [shown(system) for _, system in sorted(self.systems.items())],
             "alerts": [shown(alert) for alert in reversed(self.general_alerts.alerts.values())],
+            "panels": self.panels.described(self.plugins),
         }
 
     def series(self, run: str, metrics: list[str], points: int, first: int | None, last: int | None) -> list[dict[str, Any]] | None:
@@ -131,6 +148,17 @@ class Store:
             runs_left_out=self._left_out,
         )
 
+    def _remember(self, event: events.System) -> None:
+        """The used share of a machine's memory, by the second."""
+        if event.memory is None or not event.memory.total:
+            return
+        series = self.memory.get(event.host)
+        if series is None:
+            if len(self.memory) >= MACHINES:
+                del self.memory[next(iter(self.memory))]
+            series = self.memory[event.host] = Series(MEMORY_POINTS)
+        series.add(event.time // 1_000_000_000, 100 * used_share(event.memory))
+
     def _run(self, run: str) -> RunView:
         view = self.runs.get(run)
         if view is None:
@@ -144,6 +172,7 @@ class Store:
     def _summary(self, run: RunView, now: int) -> dict[str, Any]:
         alive = self._alive.get(run.run, run.updated)
         silent = max(0.0, (now - alive) / 1e9) if alive else None
+        between = run.eta_interval()
         health = judge(run.state, run.reason, run.alerts.values(), self.systems.values(), silent)
         return {
             "run": run.run,
@@ -162,10 +191,19 @@ class Store:
             "phase": shown(run.phase) if run.phase else None,
             "steps_per_second": run.pace(),
             "eta": run.eta(),
+            "eta_low": between[0] if between else None,
+            "eta_high": between[1] if between else None,
             "events": run.events,
             "missing": run.gaps,
             "series": sorted(run.series),
+            "spark": run.spark(),
         }
+
+
+def used_share(memory: events.Memory) -> float:
+    """The share that can't be had: what is not available, where the kernel says that; caches can be had."""
+    used = memory.used if memory.available is None else memory.total - memory.available
+    return used / memory.total if memory.total else 0.0
 
 
 def _renew(kept: dict[str, Any], key: str, event: Any, limit: int) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
+from typing import TypeVar
 
 from aiohttp import web
 
@@ -12,6 +13,8 @@ from trainbus.hookspecs import Context
 from trainbus.plugins.web.encoding import event_json, to_json
 from trainbus.plugins.web.feed import Listener
 from trainbus.plugins.web.intake import Intake
+
+T = TypeVar("T")
 
 PING_SECONDS = 3.0
 """A page that hears nothing for 10 s calls itself stale, so a quiet bus must still be heard."""
@@ -61,10 +64,7 @@ class EventStream:
         """What a client may have missed is known only once the store is up to date."""
         while not self.intake.loaded.is_set():
             await self._write(note("loading", offset=self.intake.store.position, problem=self.intake.problem))
-            try:
-                await asyncio.wait_for(self.intake.loaded.wait(), PING_SECONDS)
-            except TimeoutError:
-                continue
+            await within(self.intake.loaded.wait(), PING_SECONDS)
 
     async def _catch_up(self) -> Listener:
         """Replay from the journal until nothing is missing, then join the live feed in the same moment."""
@@ -85,21 +85,35 @@ class EventStream:
             self.intake.feed.leave(listener)
 
     async def _write(self, data: bytes) -> None:
-        await asyncio.wait_for(self.response.write(data), WRITE_SECONDS)
+        async with asyncio.timeout(WRITE_SECONDS):
+            await self.response.write(data)
 
     def _cut(self) -> None:
         if self.request.transport is not None:
             self.request.transport.abort()
 
 
+async def within(work: Awaitable[T], seconds: float) -> T | None:
+    """What ``work`` gives; None when it takes longer.
+
+    Not `asyncio.wait_for`: on Python 3.11 it swallows a cancellation that comes in the moment in which ``work`` is done, and a stream
+    that isn't ended keeps the plugin from stopping (https://github.com/python/cpython/issues/86296).
+    """
+    try:
+        async with asyncio.timeout(seconds):
+            return await work
+    except TimeoutError:
+        return None
+
+
 async def _batches(listener: Listener) -> AsyncIterator[bytes]:
     """Waiting events joined to frames; empty bytes after each `PING_SECONDS` without any."""
     while True:
-        try:
-            offset, body = await asyncio.wait_for(listener.queue.get(), PING_SECONDS)
-        except TimeoutError:
+        waiting = await within(listener.queue.get(), PING_SECONDS)
+        if waiting is None:
             yield b""
             continue
+        offset, body = waiting
         frames, size = [frame(offset, body)], len(body)
         while size < FRAME_BYTES and not listener.queue.empty():
             offset, body = listener.queue.get_nowait()

@@ -1,0 +1,46 @@
+"""Pictures of the page, to look at: ``python -m tests.plugins.web.screenshots FOLDER``. Desktop and phone, light and dark."""
+
+import contextlib
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from playwright.sync_api import sync_playwright
+
+from tests.plugins.web.story import crowd, training
+from trainbus.plugins.web.plugin import WebPlugin
+from trainbus.testing.context import MemoryContext
+from trainbus.testing.live import LiveHarness
+
+DESKTOP, PHONE = {"width": 1440, "height": 900}, {"width": 375, "height": 800}
+
+
+def main(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    context = MemoryContext(name="web", directory=Path(tempfile.mkdtemp()))
+    with LiveHarness(WebPlugin(), config={"port": 0}, context=context) as harness, sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+
+        def shoot(name: str, *, address: str = "", wait: str = "", **options) -> None:
+            page = chromium.new_page(**options)
+            page.goto(context.url + address)
+            with contextlib.suppress(Exception):
+                page.wait_for_selector(wait or ".uplot canvas", timeout=8_000)
+            page.wait_for_timeout(700)
+            page.screenshot(path=folder / f"{name}.png", full_page=True)
+            page.close()
+
+        shoot("empty", wait="#empty", viewport=DESKTOP)
+        harness.feed(*crowd(now=time.time_ns()), *training(now=time.time_ns()))
+        for scheme in ("light", "dark"):
+            shoot(f"desktop-{scheme}", viewport=DESKTOP, color_scheme=scheme)
+            shoot(f"phone-{scheme}", viewport=PHONE, color_scheme=scheme, is_mobile=True, has_touch=True, device_scale_factor=2)
+        shoot("compare", address="#run=qwen3-gsm8k&compare=qwen3-gsm8k&compare=lr-1e-4", wait="#chart-compare canvas", viewport=DESKTOP)
+        shoot("api", address="#page=api", wait=".api article", viewport=DESKTOP)
+        chromium.close()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

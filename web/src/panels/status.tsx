@@ -1,0 +1,198 @@
+// Where the run stands: figures, progress, time left, and for an operator what it can be asked for.
+
+import { useEffect, useRef, useState } from "preact/hooks";
+import { now, state, useList, useRun } from "../model";
+import { ApiError, post } from "../net";
+import { clock, duration, number } from "../format";
+import { useValue } from "../observable";
+import { Pill, TONES } from "../panel";
+import { chosen, NAMES } from "./charts";
+import type { Order, RunDetail } from "../types";
+
+const LONG_AGO = 60_000;
+
+interface Action {
+  verb: string;
+  text: string;
+  // What a person should know before it happens; empty where nothing is lost by doing it.
+  confirm: string;
+}
+
+const ACTIONS: Action[] = [
+  { verb: "pause", text: "Pause", confirm: "The run waits before its next step until it is resumed. The accelerator stays taken." },
+  { verb: "resume", text: "Resume", confirm: "" },
+  { verb: "save", text: "Save", confirm: "" },
+  { verb: "evaluate", text: "Evaluate", confirm: "" },
+  { verb: "set", text: "Learning rate …", confirm: "The schedule goes on in proportion to the new value." },
+  { verb: "stop", text: "Stop …", confirm: "The run saves a checkpoint and ends. It can be started again from there, but not from here." },
+];
+
+function Figures({ run }: { run: RunDetail }) {
+  const loss = chosen(run, NAMES.loss);
+  const figures: [string, string, string?][] = [["step", `${number(run.step)}${run.total_steps ? ` / ${number(run.total_steps)}` : ""}`]];
+  if (loss) figures.push(["loss", run.broken_metrics.includes(loss) ? "not finite" : number(run.metrics[loss]), run.broken_metrics.includes(loss) ? "bad" : ""]);
+  if (run.best) figures.push(["lowest loss", `${number(run.best.loss)} at ${number(run.best.step)}`]);
+  if (run.steps_per_second !== null) figures.push(["pace", run.steps_per_second >= 0.1 ? `${number(run.steps_per_second, 3)} steps/s` : `${number(1 / run.steps_per_second, 3)} s/step`]);
+  if (run.epoch !== null) figures.push(["epoch", number(run.epoch, 3)]);
+  if (run.tokens !== null) figures.push(["tokens", number(run.tokens)]);
+  else if (run.examples !== null) figures.push(["examples", number(run.examples)]);
+  if (run.host) figures.push(["host", run.host]);
+  if (run.missing) figures.push(["events lost", number(run.missing), "bad"]);
+  return (
+    <div class="figures" id="figures">
+      <div class="figure">
+        <span class="label">state</span>
+        <span class="value">
+          <Pill text={run.state} tone={TONES[run.state]} />
+        </span>
+      </div>
+      {figures.map(([label, value, tone]) => (
+        <div class="figure" key={label}>
+          <span class="label">{label}</span>
+          <span class={`value ${tone ?? ""}`}>{value}</span>
+        </div>
+      ))}
+    </div>
+  );
+}
+
+function left(run: RunDetail): string {
+  if (run.eta === null) return "";
+  const spread = run.eta_low !== null && run.eta_high !== null && run.eta_high - run.eta_low > Math.max(60, run.eta * 0.05);
+  const between = spread ? ` (${duration(run.eta_low)} to ${duration(run.eta_high)})` : "";
+  return `about ${duration(run.eta)} left${between}, until ${clock((Date.now() + run.eta * 1000) * 1e6)}`;
+}
+
+function Confirm({ action, run, close }: { action: Action; run: string; close: () => void }) {
+  const dialog = useRef<HTMLDialogElement>(null);
+  const [rate, setRate] = useState("");
+  const [reason, setReason] = useState("");
+  const [problem, setProblem] = useState("");
+  const [busy, setBusy] = useState(false);
+  useEffect(() => dialog.current?.showModal(), []);
+  const value = Number(rate);
+  const send = async (event: Event) => {
+    event.preventDefault();
+    if (action.verb === "set" && !(value > 0 && Number.isFinite(value))) return setProblem("A learning rate is a number above 0, such as 1e-5.");
+    setBusy(true);
+    const told = await ask(run, action.verb, action.verb === "set" ? { learning_rate: value } : {}, reason);
+    if (told) {
+      setProblem(told);
+      setBusy(false);
+    } else close();
+  };
+  return (
+    <dialog ref={dialog} onClose={close} aria-labelledby="confirm-title" class="confirm">
+      <form onSubmit={send}>
+        <h2 id="confirm-title">{action.verb === "set" ? "Set the learning rate" : `${action.text.replace(" …", "")} this run?`}</h2>
+        <p class="meta">{run}</p>
+        <p>{action.confirm}</p>
+        {action.verb === "set" ? (
+          <label>
+            Learning rate
+            <input name="rate" inputMode="decimal" autoComplete="off" placeholder="1e-5" value={rate} onInput={(event) => setRate(event.currentTarget.value)} />
+          </label>
+        ) : null}
+        <label>
+          Reason (kept in the journal)
+          <input name="reason" maxLength={500} autoComplete="off" value={reason} onInput={(event) => setReason(event.currentTarget.value)} />
+        </label>
+        {problem ? (
+          <p class="bad" role="alert">
+            {problem}
+          </p>
+        ) : null}
+        <div class="buttons">
+          <button type="button" class="quiet" onClick={() => dialog.current?.close()}>
+            Cancel
+          </button>
+          <button type="submit" class={`primary ${action.verb === "stop" ? "danger" : ""}`} disabled={busy}>
+            {action.text.replace(" …", "")}
+          </button>
+        </div>
+      </form>
+    </dialog>
+  );
+}
+
+// Gives what went wrong; empty when the command is on its way.
+async function ask(run: string, verb: string, values: Record<string, unknown>, reason: string): Promise<string> {
+  try {
+    await post(`/api/runs/${encodeURIComponent(run)}/commands`, { verb, arguments: values, reason });
+    return "";
+  } catch (error) {
+    return error instanceof ApiError ? error.message : String(error);
+  }
+}
+
+function Steering({ run }: { run: RunDetail }) {
+  const [asked, setAsked] = useState<Action | null>(null);
+  const [problem, setProblem] = useState("");
+  const choose = async (action: Action) => {
+    setProblem("");
+    if (action.confirm) setAsked(action);
+    else setProblem(await ask(run.run, action.verb, {}, ""));
+  };
+  return (
+    <div class="steering" role="group" aria-label="Steer this run">
+      {ACTIONS.map((action) => (
+        <button type="button" class={`quiet ${action.verb === "stop" ? "danger" : ""}`} data-verb={action.verb} key={action.verb} onClick={() => choose(action)}>
+          {action.text}
+        </button>
+      ))}
+      {problem ? (
+        <span class="bad" role="alert">
+          {problem}
+        </span>
+      ) : null}
+      {asked ? <Confirm action={asked} run={run.run} close={() => setAsked(null)} /> : null}
+    </div>
+  );
+}
+
+const WORDS = { sent: "on its way", accepted: "accepted", done: "done", refused: "refused" };
+
+// Commands that are not finished, and those that ended in the last minute.
+function Orders() {
+  const orders = useList<Order>("commands").data?.entries ?? [];
+  const at = useValue(now);
+  const shown = orders.filter((order) => order.state === "sent" || order.state === "accepted" || at - (order.answered ?? 0) / 1e6 < LONG_AGO).slice(0, 6);
+  if (!shown.length) return null;
+  return (
+    <ul class="orders" id="orders" aria-live="polite" aria-label="Commands">
+      {shown.map((order) => (
+        <li key={order.command} class={order.state}>
+          <b>{order.verb}</b> {Object.entries(order.arguments).map(([name, value]) => `${name} ${value}`).join(", ")} <Pill text={WORDS[order.state]} tone={TONES[order.state]} />
+          <span class="meta">
+            {[order.reason, order.requested_by, order.state === "sent" || order.state === "accepted" ? `for ${duration((at - order.time / 1e6) / 1000)}` : ""].filter(Boolean).join(" · ")}
+          </span>
+        </li>
+      ))}
+    </ul>
+  );
+}
+
+export function StatusPanel() {
+  const run = useRun();
+  const role = useValue(state, (value) => value?.role);
+  useValue(now);
+  if (!run) return null;
+  const share = run.total_steps && run.step !== null ? Math.min(1, run.step / run.total_steps) : null;
+  const ended = run.state !== "running";
+  const phase = run.phase ? `${run.phase.name.replaceAll("_", " ")}${run.phase.progress === null ? "" : ` ${Math.round(run.phase.progress * 100)} %`}${run.phase.detail ? `, ${run.phase.detail}` : ""}` : run.reason;
+  const running = run.started ? `${ended ? "ran" : "running"} for ${duration(((ended ? run.updated : now.value * 1e6) - run.started) / 1e9)}` : "";
+  return (
+    <section id="panel-status" class="card full status" aria-label="Progress">
+      <Figures run={run} />
+      <div id="progress" class={`progress ${ended ? "ended" : ""}`} role="progressbar" aria-label="Steps done" aria-valuemin={0} aria-valuemax={100} aria-valuenow={share === null ? undefined : Math.round(share * 100)}>
+        <div class="fill" style={{ width: `${(share ?? 0) * 100}%` }} />
+      </div>
+      <div class="under">
+        <span id="phase">{phase}</span>
+        <span id="eta">{[running, left(run)].filter(Boolean).join(" · ")}</span>
+      </div>
+      {role === "operator" && !["completed", "stopped", "failed"].includes(run.state) ? <Steering run={run} /> : null}
+      <Orders />
+    </section>
+  );
+}
