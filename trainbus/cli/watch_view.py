@@ -112,7 +112,7 @@ class WatchView:
         return Text("  ·  ".join(told))
 
     def _memory(self) -> RenderableType | None:
-        return panel(Watched(looks=list(self.systems.values()), alerts=[]))
+        return panel(Watched(looks=list(self.systems.values()), alerts=[], deaths=[]))
 
     def _alerts(self) -> RenderableType | None:
         newest = list(self.alerts.values())[-ALERTS:]

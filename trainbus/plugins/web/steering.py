@@ -14,6 +14,8 @@ Verb: TypeAlias = Literal["pause", "resume", "stop", "save", "evaluate", "skip",
 
 LONGEST_BODY = 16 * 1024
 """Bytes of a request; one is a few words long."""
+RESERVED = frozenset({"run", "verb", "reason", "plugin", "requested_by"})
+"""What a command says of itself, so no setting can have these names."""
 
 
 class Steer(Struct, kw_only=True, forbid_unknown_fields=True):
@@ -44,8 +46,8 @@ def read(body: bytes) -> Steer:
         raise RefusedRequest(400, f"This is no request for a run: {error}.") from error
     if bool(asked.arguments) != (asked.verb == "set"):
         raise RefusedRequest(400, "`set` needs arguments, and no other verb takes any.")
-    if "verb" in asked.arguments or "reason" in asked.arguments:
-        raise RefusedRequest(400, "A setting can't be named verb or reason.")
+    if taken := RESERVED.intersection(asked.arguments):
+        raise RefusedRequest(400, f"A setting can't be named {', '.join(sorted(taken))}.")
     return asked
 
 
@@ -56,7 +58,8 @@ async def send(context: Context, run: str, asked: Steer) -> dict[str, Any]:
         RefusedRequest: The bus did not take it.
     """
     try:
-        command = await context.command(run, asked.verb, reason=asked.reason or "asked on the dashboard", **asked.arguments)
+        settings: dict[str, Any] = dict(asked.arguments)
+        command = await context.command(run, asked.verb, reason=asked.reason or "asked on the dashboard", **settings)
     except TrainbusError as error:
         raise RefusedRequest(409 if error.code == "refused" else 503, error.problem) from error
     return {"command": command, "run": run, "verb": asked.verb}
