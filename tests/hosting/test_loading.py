@@ -144,7 +144,7 @@ def test_inherited_hooks_count():
 def test_a_config_schema_that_raises_is_a_refusal(site):
     """One sentence with its place; the host does not die of it, and restarting it would not help."""
     error = refused(site, "class P:\n    @hookimpl\n    def config_schema(self): 1 / 0\n")
-    assert "can't say what it is: ZeroDivisionError" in error.problem
+    assert "can't say its settings: ZeroDivisionError" in error.problem
     assert "site_plugin_bad.py" in error.problem
 
 
