@@ -155,7 +155,7 @@ export const TONES: Record<string, string> = {
 
 export type Column = [name: string, kind?: "num" | "grow"];
 
-export function Table({ columns, rows, label }: { columns: Column[]; rows: { key: string | number; faint?: boolean; cells: ComponentChildren[] }[]; label: string }) {
+export function Table({ columns, rows, label }: { columns: Column[]; rows: { key: string | number; faint?: boolean; picked?: boolean; cells: ComponentChildren[] }[]; label: string }) {
   return (
     <div class="scroll" tabIndex={0} role="region" aria-label={label}>
       <table>
@@ -170,7 +170,7 @@ export function Table({ columns, rows, label }: { columns: Column[]; rows: { key
         </thead>
         <tbody>
           {rows.map((row) => (
-            <tr key={row.key} class={row.faint ? "faded" : ""}>
+            <tr key={row.key} class={[row.faint && "faded", row.picked && "picked"].filter(Boolean).join(" ")}>
               {row.cells.map((cell, index) => (
                 <td key={index} class={columns[index][1]}>
                   {cell}

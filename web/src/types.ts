@@ -80,6 +80,44 @@ export interface Checkpoint {
   time: number;
 }
 
+export interface CheckpointRow {
+  id: string;
+  host: string;
+  step: number;
+  path: string;
+  state: "writing" | "complete" | "kept" | "goes" | "thins" | "trashed" | "gone";
+  reasons: string[];
+  time: number;
+  bytes: number | null;
+  metrics: Record<string, number | null>;
+  protected: boolean;
+  pinned: string;
+  leases: string[];
+  thinned: boolean;
+  restorable: boolean;
+  until: number;
+  managed: boolean;
+  dry_run: boolean;
+}
+
+export interface DiskRow {
+  host: string;
+  path: string;
+  time: number;
+  total: number;
+  free: number;
+  checkpoints: number;
+  trash: number;
+  floor: number;
+  full_in: number | null;
+}
+
+export interface Checkpoints {
+  version: number;
+  checkpoints: CheckpointRow[];
+  disks: DiskRow[];
+}
+
 export interface Evaluation {
   step: number;
   dataset: string;
@@ -108,6 +146,7 @@ export interface Sample {
 export interface Order {
   command: string;
   verb: string;
+  plugin: string;
   arguments: Record<string, unknown>;
   requested_by: string;
   state: "sent" | "accepted" | "done" | "refused";

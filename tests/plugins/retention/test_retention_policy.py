@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from trainbus.bus.events import Checkpoint, Eval, RunStarted
 from trainbus.plugins.retention.config import RetentionConfig
 from trainbus.plugins.retention.planning import plan
-from trainbus.plugins.retention.plugin import RetentionPlugin
 from trainbus.plugins.retention.policies import BestConfig
 from trainbus.plugins.retention.records import Book, Record
 
@@ -216,14 +215,3 @@ def test_an_evaluation_counts_once_however_often_its_event_comes_and_also_when_i
     made = book(early, early, complete(1), later, later, complete(1))
     assert made.records["r@1"].evaluations == [3, 8]
     assert made.records["r@1"].metrics == {"accuracy": 0.6}
-
-
-def test_the_panels_draw_from_events_that_the_plugin_publishes():
-    """Checkpoints with their states and reasons, and the disk."""
-    panels = RetentionPlugin().web_panels()
-    assert [(panel.id, panel.kind, panel.events) for panel in panels] == [
-        ("checkpoints", "table", "checkpoint"),
-        ("disk", "chart", "metric"),
-    ]
-    fields = set(Checkpoint.__struct_fields__)
-    assert set(panels[0].fields) <= fields

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from playwright.sync_api import sync_playwright
 
-from tests.plugins.web.story import crowd, training
+from tests.plugins.web.story import crowd, keeping, training
 from trainbus.plugins.web.plugin import WebPlugin
 from trainbus.testing.context import MemoryContext
 from trainbus.testing.live import LiveHarness
@@ -33,12 +33,18 @@ def main(folder: Path) -> None:
             page.close()
 
         shoot("empty", wait="#empty", viewport=DESKTOP)
-        harness.feed(*crowd(now=time.time_ns()), *training(now=time.time_ns()))
+        harness.feed(*crowd(now=time.time_ns()), *training(now=time.time_ns()), *keeping(now=time.time_ns()))
         for scheme in ("light", "dark"):
             shoot(f"desktop-{scheme}", viewport=DESKTOP, color_scheme=scheme)
             shoot(f"phone-{scheme}", viewport=PHONE, color_scheme=scheme, is_mobile=True, has_touch=True, device_scale_factor=2)
         shoot("compare", address="#run=qwen3-gsm8k&compare=qwen3-gsm8k&compare=lr-1e-4", wait="#chart-compare canvas", viewport=DESKTOP)
         shoot("api", address="#page=api", wait=".api article", viewport=DESKTOP)
+        for name, size in (("desktop", DESKTOP), ("phone", PHONE)):
+            page = chromium.new_page(viewport=size, color_scheme="dark" if name == "phone" else "light", device_scale_factor=2)
+            page.goto(context.url)
+            page.wait_for_selector("#checkpoints .disk")
+            page.locator("#panel-checkpoints").screenshot(path=folder / f"checkpoints-{name}.png")
+            page.close()
         chromium.close()
 
 

@@ -6,6 +6,8 @@ import random
 from trainbus.bus.events import (
     Alert,
     Checkpoint,
+    CheckpointDisk,
+    CheckpointFate,
     Eval,
     Event,
     Gpu,
@@ -15,6 +17,7 @@ from trainbus.bus.events import (
     Plugin,
     Pressure,
     Process,
+    Retention,
     RunEnded,
     RunStarted,
     Sample,
@@ -69,8 +72,8 @@ def _checkpoint(run: str, step: int, time: int, chance: random.Random) -> list[E
     state = "deleted" if step in (50, 100, 200) else "complete"
     accuracy = min(0.9, 0.2 + step / 700)
     found: list[Event] = [
-        Checkpoint(run=run, id=identity, step=step, path=f"/runs/{run}/checkpoint-{step}", state=state, bytes=38_400_000 + step,
-                   digest=f"{step:016x}", metrics={"loss": 0.42 + 2.1 * math.exp(-step / 90)}, time=time,
+        Checkpoint(run=run, id=identity, host="gpu-box", step=step, path=f"/runs/{run}/checkpoint-{step}", state=state,
+                   bytes=38_400_000 + step, digest=f"{step:016x}", metrics={"loss": 0.42 + 2.1 * math.exp(-step / 90)}, time=time,
                    reason="newest 3" if step > 250 else "not among the newest 3" if state == "deleted" else "best exact_match"),
         Eval(run=run, step=step, dataset="gsm8k-test", checkpoint=identity, examples=40, duration=12.5, time=time,
              metrics={"exact_match": accuracy, "loss": 0.5 + 2.1 * math.exp(-step / 85)}),
@@ -99,6 +102,40 @@ def _machine(now: int) -> list[Event]:
         *[Plugin(name=name, state="running", lag=0, version="0.1.0", time=now) for name in ("anomaly", "retention", "memory", "web")],
         Plugin(name="inference", state="failed", lag=12, restarts=5, dead_letters=1, time=now, error="The server does not answer."),
     ]  # fmt: skip
+
+
+def keeping(run: str = "qwen3-gsm8k", *, now: int, dry_run: bool = False) -> list[Event]:
+    """What retention says of the checkpoints of `training`: some kept, one of them pinned and one read, some in the trash, one gone."""
+    fates = []
+    for step in range(50, 401, 50):
+        fate = CheckpointFate(
+            id=checkpoint_id(run, step, f"{step:016x}"), step=step, path=f"/runs/{run}/checkpoint-{step}", bytes=38_400_000 + step,
+            time=now - (400 - step) * SECOND // 2, metrics={"loss": 0.42 + 2.1 * math.exp(-step / 90)},
+        )  # fmt: skip
+        match step:
+            case 50:
+                continue
+            case 100 | 200:
+                fate.state, fate.restorable, fate.until = "trashed", True, now + 3600 * SECOND
+                fate.reasons = ["deleted by plugin:retention: no policy keeps it"]
+            case 150:
+                fate.state, fate.reasons = "goes", ["no policy keeps it"]
+            case 250:
+                fate.protected, fate.pinned, fate.reasons = True, "pinned by bo: before the spike", ["pinned by bo: before the spike"]
+            case 350:
+                fate.protected, fate.leases = True, ["plugin:inference: evaluation"]
+                fate.reasons = ["one of the newest 3", "leased by plugin:inference: evaluation"]
+            case _:
+                fate.protected, fate.reasons = step == 400, ["newest complete"] if step == 400 else ["one of the newest 3"]
+        fates.append(fate)
+    disk = CheckpointDisk(
+        path="/runs", total=200 * GIB, free=41 * GIB, checkpoints=74 * GIB, trash=13 * GIB, floor=20 * GIB, full_in=93_000.0,
+        directories=[f"/runs/{run}"],
+    )  # fmt: skip
+    return [
+        Retention(run=run, host="gpu-box", full=True, dry_run=dry_run, checkpoints=fates, time=now),
+        Retention(host="gpu-box", dry_run=dry_run, disks=[disk], time=now),
+    ]
 
 
 def crowd(now: int) -> list[Event]:

@@ -11,7 +11,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.hosting.conftest import site as site
-from tests.plugins.web.story import SECOND, crowd, training
+from tests.plugins.web.story import SECOND, crowd, keeping, training
 from trainbus.bus.events import Alert, Gpu, Job, Memory, Plugin, RunStarted, Sample, Step, System
 from trainbus.errors import ConfigError, RefusedError
 from trainbus.hookspecs import Panel
@@ -32,6 +32,7 @@ def board(dashboard):
 
 def test_every_address_of_the_description_answers_as_described(board):
     """OpenAPI: each GET gives 200 and its media type, and JSON of the described shape."""
+    board.feed(*keeping(now=1_700_000_000 * SECOND))
     described = board.get("/api/openapi.json")
     assert set(described["paths"]) == {route.path for route in ROUTES}
     values = {"run": RUN, "list": "alerts", "plugin": "memory", "panel": "memory"}
@@ -144,6 +145,19 @@ def test_an_export_holds_loss_memory_and_accuracy(board):
     assert b"'=cmd()" in body
 
 
+def test_the_used_share_of_memory_leaves_out_what_can_be_had(dashboard):
+    """Caches count as used for the kernel and can be had all the same: series and export say what is not available, else what is used."""
+    board = dashboard()
+    board.feed(
+        RunStarted(run="r", host="box", time=SECOND),
+        System(host="box", memory=Memory(total=100, used=90, available=40), time=2 * SECOND),
+        System(host="box", memory=Memory(total=100, used=70), time=3 * SECOND),
+    )
+    assert board.plugin.intake.store.memory["box"].values.tolist() == [60.0, 70.0]
+    series = json.loads(board.ask("/api/runs/r/export?format=json")[2])["series"]
+    assert series["memory_percent"] == {"axis": "time", "x": [2, 3], "values": [60.0, 70.0]}
+
+
 def test_time_left_comes_with_an_interval(dashboard):
     """From the fastest and the slowest part of the last steps."""
     board = dashboard()
@@ -173,6 +187,14 @@ def test_a_command_is_sent_and_its_id_told(board):
         ({"verb": "stop", "arguments": {"x": 1}}, {}, 400),
         ({"verb": "set", "arguments": {"reason": "x"}}, {}, 400),
         ({"verb": "stop", "now": True}, {}, 400),
+        ({"verb": "pin", "arguments": {"checkpoint": "c"}}, {}, 400),
+        ({"verb": "stop", "plugin": "retention"}, {}, 400),
+        ({"verb": "pin", "plugin": "web", "arguments": {"checkpoint": "c"}}, {}, 400),
+        ({"verb": "pin", "plugin": "retention"}, {}, 400),
+        ({"verb": "pin", "plugin": "retention", "arguments": {"checkpoint": 7}}, {}, 400),
+        ({"verb": "pin", "plugin": "retention", "arguments": {"checkpoint": "c", "pin": False}}, {}, 400),
+        ({"verb": "restore", "plugin": "retention", "arguments": {"checkpoint": "c", "pin": "no"}}, {}, 400),
+        ({"verb": "restore", "plugin": "retention", "arguments": {"checkpoint": "c", "run": "other"}}, {}, 400),
         (b"{", {}, 400),
         (b" " * 20_000, {}, 413),
         ({"verb": "stop"}, {"Content_Type": "text/plain"}, 415),
@@ -195,8 +217,10 @@ def test_only_an_operator_steers(dashboard):
     roles = {token: board.ask("/api/state", Authorization=f"Bearer {token}") for token in ("look", "steer", "guess")}
     assert [status for status, _, _ in roles.values()] == [200, 200, 401]
     assert [json.loads(roles[token][2])["role"] for token in ("look", "steer")] == ["viewer", "operator"]
-    answers = [board.post(COMMANDS, {"verb": "stop"}, Authorization=f"Bearer {token}")[0] for token in roles]
-    assert answers == [403, 202, 401]
+    pin = {"verb": "pin", "plugin": "retention", "arguments": {"checkpoint": "c"}}
+    for asked in ({"verb": "stop"}, pin):
+        assert [board.post(COMMANDS, asked, Authorization=f"Bearer {token}")[0] for token in roles] == [403, 202, 401]
+    assert [(sent.verb, sent.plugin) for sent in board.context.commands] == [("stop", ""), ("pin", "retention")]
     for config in ({"steering": False}, {"token": "look"}):
         other = dashboard(**config)
         other.feed(*training(steps=2))

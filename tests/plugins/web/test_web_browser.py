@@ -5,8 +5,24 @@ from urllib.parse import urlsplit
 
 from tests.plugins.web.browsing import ink, needs_chromium, says, shows
 from tests.plugins.web.conftest import WEB
-from tests.plugins.web.story import crowd, training
-from trainbus.bus.events import Alert, Checkpoint, Command, CommandResult, Eval, Metric, Plugin, RunEnded, RunStarted, Sample, Step
+from tests.plugins.web.story import crowd, keeping, training
+from trainbus.bus.events import (
+    Alert,
+    Checkpoint,
+    CheckpointDisk,
+    CheckpointFate,
+    Command,
+    CommandResult,
+    Eval,
+    Metric,
+    Plugin,
+    Retention,
+    RunEnded,
+    RunStarted,
+    Sample,
+    Step,
+    checkpoint_id,
+)
 from trainbus.hookspecs import Panel
 from trainbus.testing.context import MemoryContext
 
@@ -87,6 +103,18 @@ def test_hostile_text_is_shown_as_text(dashboard, visit):
         Sample(run=HOSTILE, step=1, prompt=HOSTILE, answer=HOSTILE, expected=HOSTILE, dataset=HOSTILE, time=time.time_ns()),
         Alert(run=HOSTILE, id=HOSTILE, message=HOSTILE, evidence={HOSTILE: HOSTILE}, advice=HOSTILE, time=time.time_ns()),
         Checkpoint(run=HOSTILE, id="c", path=HOSTILE, metrics={HOSTILE: 1.0}, reason=HOSTILE, time=time.time_ns()),
+        Retention(
+            run=HOSTILE,
+            host=HOSTILE,
+            time=time.time_ns(),
+            checkpoints=[
+                CheckpointFate(
+                    id=HOSTILE, step=2, path=f"/{HOSTILE}/2", reasons=[HOSTILE], pinned=HOSTILE, leases=[HOSTILE], metrics={HOSTILE: 2.0}
+                ),
+                CheckpointFate(id="t", step=3, path=f"/{HOSTILE}/3", state="trashed", restorable=True, reasons=[HOSTILE]),
+            ],
+        ),
+        Retention(host=HOSTILE, disks=[CheckpointDisk(path=HOSTILE, total=9, free=1, directories=[f"/{HOSTILE}"])]),
         Eval(run=HOSTILE, dataset=HOSTILE, metrics={HOSTILE: 1.0}, time=time.time_ns()),
         Plugin(name=HOSTILE, error=HOSTILE, time=time.time_ns()),
     )
@@ -184,7 +212,7 @@ def test_no_panel_hides_anything_from_a_screen_reader_or_a_keyboard(dashboard, v
     """axe-core finds no serious fault: light and dark, an alert opened, the help sheet, the comparison, the API's description."""
     axe = (WEB / "node_modules" / "axe-core" / "axe.min.js").read_text()
     board = dashboard()
-    board.feed(*crowd(now=time.time_ns()), *training(now=time.time_ns()))
+    board.feed(*crowd(now=time.time_ns()), *training(now=time.time_ns()), *keeping(now=time.time_ns()))
     for scheme in ("light", "dark"):
         page = visit(board.url + "#compare=lr-1e-4", color_scheme=scheme)
         page.wait_for_selector("#chart-compare canvas")
@@ -247,14 +275,56 @@ def context_commands(board):
 def test_a_viewer_has_no_buttons(dashboard, visit):
     """With a token for reading and another for steering, the page is what its token allows."""
     board = dashboard(token="look", operator_token="steer")
-    board.feed(*training(steps=20, now=time.time_ns()))
+    board.feed(*training(steps=20, now=time.time_ns()), *keeping(now=time.time_ns()))
     page = visit(board.url + "?token=look")
     shows(page, ".role", "viewer")
     shows(page, "#figures", "20 / 600")
-    assert page.locator("[data-verb]").count() == 0
+    shows(page, "#checkpoints td", "one of the newest 3")
+    assert page.locator("[data-verb], [data-deed]").count() == 0
     page.goto(board.url + "?token=steer")
     page.wait_for_selector("[data-verb=stop]")
+    page.wait_for_selector("[data-deed=restore]")
     assert "token" not in page.url
+
+
+def test_checkpoints_are_seen_over_steps_and_pinned_and_restored(dashboard, visit):
+    """On a phone too: lanes, disk and forecast; a button is gone while what it asked for is on its way; the answer and the change come."""
+    board = dashboard()
+    now = time.time_ns()
+    run = "qwen3-gsm8k"
+    board.feed(*training(now=now), *keeping(now=now))
+    page = visit(board.url, viewport={"width": 375, "height": 800})
+    shows(page, "#checkpoints .disk", "full in about 25 h")
+    assert [page.locator(f"#strip .{lane} .mark").count() for lane in ("kept", "goes", "trashed", "gone")] == [4, 1, 2, 1]
+    shows(page, "#checkpoints .disk", "floor: 20 GiB stay free")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 375
+    page.click("#strip .trashed button")
+    page.wait_for_function("() => document.querySelectorAll('#checkpoints tbody tr').length === 2")
+    shows(page, "#checkpoints td", "no policy keeps it · can be restored until")
+    page.click("[aria-label='Restore the checkpoint of step 200']")
+    page.uncheck("dialog input[name=pin]")
+    page.fill("dialog input[name=reason]", "a second look")
+    page.click("dialog button[type=submit]")
+    page.wait_for_selector("dialog", state="detached")
+    identity = checkpoint_id(run, 200, f"{200:016x}")
+    assert context_commands(board) == [("restore", {"checkpoint": identity, "pin": False}, "a second look")]
+    assert board.context.commands[0].plugin == "retention"
+    asked = Command(run=run, id="c1", verb="restore", plugin="retention", arguments={"checkpoint": identity}, time=time.time_ns())
+    board.feed(asked)
+    shows(page, "#checkpoints .told.sent", "on its way")
+    assert page.locator("[data-deed=restore]").count() == 1
+    assert page.locator("#orders").count() == 0
+    board.feed(CommandResult(run=run, command="c1", verb="restore", state="refused", reason=f"not whole {HOSTILE}", time=time.time_ns()))
+    shows(page, "#checkpoints .told.refused", "not whole <img")
+    page.wait_for_selector("[aria-label='Restore the checkpoint of step 200']")
+    back = CheckpointFate(id=identity, step=200, path="/runs/x", pinned="mine", reasons=["pinned: mine"])
+    board.feed(Retention(run=run, host="gpu-box", checkpoints=[back], time=time.time_ns()))
+    page.wait_for_function("() => document.querySelectorAll('#strip .kept .mark').length === 5")
+    page.click("#strip .trashed button")
+    page.wait_for_selector("[aria-label='Unpin the checkpoint of step 200']")
+    page.locator("#strip .goes .mark").dispatch_event("click")
+    shows(page, "#checkpoints tr.picked", "150")
+    assert page.title() != "owned"
 
 
 def test_metrics_are_pinned_panels_folded_and_moved_and_all_that_outlives_a_reload(dashboard, visit):

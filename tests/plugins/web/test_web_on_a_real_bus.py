@@ -10,8 +10,10 @@ import pytest
 import trainbus
 from tests.hosting.conftest import site as site
 from tests.hosting.conftest import system as system
+from tests.plugins.retention.support import make
 from tests.plugins.web.browsing import needs_chromium, says, shows
 from tests.support import wait_for
+from trainbus.trainer_node.checkpoints import seal
 
 pytestmark = [*needs_chromium, pytest.mark.slow]
 
@@ -58,3 +60,29 @@ def test_the_page_outlives_the_broker_and_the_server_without_a_reload_or_a_missi
         while page.locator("#connection.live").count() != 1:
             assert time.monotonic() < deadline
             page.wait_for_timeout(50)
+
+
+def test_a_checkpoint_is_restored_and_unpinned_from_the_page(system, visit, tmp_path):
+    """Retention trashes it, the button brings it back with a pin, the next one gives it to the policies again; the run has ended."""
+    port = free_port()
+    settings = {"dry_run": False, "keep_newest": 1, "keep_best": [], "min_age": 0, "interval": 0.1}
+    system.up("web", "retention", web={"port": port}, retention=settings)
+    oldest = tmp_path / "out" / "checkpoint-1"
+    with trainbus.init("train", run="train-1", root=system.root) as run:
+        for step in (1, 2):
+            run.step(step, loss=1.0 / step)
+            path = make(oldest.parent, step, marker=False)
+            run.checkpoint(path, step=step, digest=seal(path, run="train-1", name="train", step=step).digest)
+    wait_for(lambda: not oldest.exists(), 60, what="the older one in the trash")
+    page = visit(f"http://127.0.0.1:{port}/")
+    page.set_default_timeout(SECONDS)
+    shows(page, "#checkpoints .disk", str(system.root.anchor))
+    page.click("[aria-label='Restore the checkpoint of step 1']")
+    page.fill("dialog input[name=reason]", "for a look")
+    page.click("dialog button[type=submit]")
+    shows(page, "#checkpoints td", "for a look")
+    assert oldest.exists()
+    page.click("[aria-label='Unpin the checkpoint of step 1']")
+    page.click("dialog button[type=submit]")
+    page.wait_for_selector("[aria-label='Restore the checkpoint of step 1']")
+    assert not oldest.exists()

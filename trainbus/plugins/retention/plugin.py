@@ -14,7 +14,7 @@ from collections.abc import Callable
 import msgspec
 
 from trainbus.bus import events
-from trainbus.hookspecs import Context, Panel, hookimpl
+from trainbus.hookspecs import Context, hookimpl
 from trainbus.plugins.retention.config import RetentionConfig
 from trainbus.plugins.retention.keeper import NAME, Keeper, RetentionStats
 from trainbus.plugins.retention.records import Book
@@ -47,20 +47,6 @@ class RetentionPlugin:
     def config_schema(self) -> type[msgspec.Struct]:
         """``[plugin.retention]``."""
         return RetentionConfig
-
-    @hookimpl
-    def web_panels(self) -> list[Panel]:
-        """Checkpoints with their states and reasons, and the curve of the disk."""
-        return [
-            Panel(
-                id="checkpoints",
-                title="Checkpoints",
-                kind="table",
-                events="checkpoint",
-                fields=("step", "state", "bytes", "host", "path", "reason"),
-            ),
-            Panel(id="disk", title="Disk", kind="chart", events="metric", fields=("value",), x="time"),
-        ]
 
     @hookimpl
     def start(self, context: Context) -> None:

@@ -121,6 +121,11 @@ class Api:
         limit = _limit(request)
         return answer(request, {"entries": found[:limit], "found": len(found), "all": len(entries), "version": view.versions.get(name, 0)})
 
+    async def checkpoints(self, request: web.Request) -> web.Response:
+        """What is to become of the checkpoints of a run."""
+        found = self.intake.store.checkpoints(request.match_info["run"])
+        return answer(request, found) if found else _unknown_run()
+
     async def export(self, request: web.Request) -> web.Response:
         """Series as a file."""
         view = self.intake.store.runs.get(request.match_info["run"])
@@ -135,7 +140,7 @@ class Api:
         return body(request, as_csv(table), "text/csv; charset=utf-8", name=f"{view.run}.csv")
 
     async def command(self, request: web.Request) -> web.Response:
-        """Ask a run for something."""
+        """Ask a run for something, or retention for something with one of its checkpoints."""
         refusal = security.refuse_change(security.role(self._config, request.headers, request.cookies), request.headers)
         if refusal:
             return problem(refusal.status, refusal.problem)

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import msgspec
 
 from trainbus.plugins.web.answers import Accuracy
+from trainbus.plugins.web.checkpoint_board import CheckpointsStats
 from trainbus.plugins.web.machine_api import GpusStats, MemoryStats
 from trainbus.plugins.web.steering import Steer
 from trainbus.version import __version__
@@ -65,13 +66,25 @@ ROUTES = (
         (SEARCH, LIMIT),
     ),
     Route(
+        "/api/runs/{run}/checkpoints",
+        "checkpoints",
+        "Checkpoints of a run with what is to become of each and why, the highest step first, and the disks that hold them.",
+        schema=CheckpointsStats,
+    ),
+    Route(
         "/api/runs/{run}/export",
         "export",
         "Series as a file, each point once: loss, memory, accuracy, or the metrics that are named.",
         (("format", "csv or json."), ("metric", "Name of a metric; may be given up to 50 times.")),
         "text/csv",
     ),
-    Route("/api/runs/{run}/commands", "command", "Ask a run for something; the answer names the command.", method="POST", body=Steer),
+    Route(
+        "/api/runs/{run}/commands",
+        "command",
+        "Ask a run for something, or with `plugin` retention to do something with one of its checkpoints; the answer names the command.",
+        method="POST",
+        body=Steer,
+    ),
     Route("/api/panels/{plugin}/{panel}", "panel", "Rows of a panel that a plugin declares, oldest first.", (("run", "Id of a run."),)),
     Route(
         "/api/events",

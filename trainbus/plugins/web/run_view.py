@@ -10,6 +10,7 @@ from msgspec import structs
 
 from trainbus.bus import events
 from trainbus.plugins.web.answers import Answers
+from trainbus.plugins.web.checkpoint_board import CheckpointBoard, CheckpointRow
 from trainbus.plugins.web.series import Series
 
 COMMANDS, JOBS = 100, 1_000
@@ -67,6 +68,7 @@ class RunView:
         self.series: dict[str, Series] = {}
         self.alerts: dict[str, events.Alert] = {}
         self.checkpoints: dict[str, events.Checkpoint] = {}
+        self.board = CheckpointBoard()
         self.evals: deque[events.Eval] = deque(maxlen=EVALS)
         self.answers = Answers(samples)
         self.commands: dict[str, dict[str, Any]] = {}
@@ -79,6 +81,10 @@ class RunView:
     def apply(self, event: events.AnyEvent) -> None:
         """Take in the next event of this run."""
         self.events += 1
+        if isinstance(event, events.Retention):  # told of a run that may have ended long ago: no news of the run itself
+            self.board.apply(event)
+            self._changed("fates")
+            return
         self.updated = max(self.updated, event.time)
         match event:
             case events.Step():
@@ -119,6 +125,15 @@ class RunView:
             event = structs.replace(event, metrics=before.metrics)
         _keep(self.checkpoints, key, event, CHECKPOINTS)
         self._changed("checkpoints")
+        self._changed("fates")
+
+    def fates(self) -> list[CheckpointRow]:
+        """The checkpoints with what is to become of each, the highest step first."""
+        return self.board.rows(self.checkpoints.values())
+
+    def disks_changed(self) -> None:
+        """The disks that hold the checkpoints are other than they were."""
+        self._changed("fates")
 
     def _on_alert(self, event: events.Alert) -> None:
         """One row for each incident; a cleared one goes on saying what it was, and then how it ended."""
@@ -139,6 +154,7 @@ class RunView:
     def _on_command(self, event: events.Command) -> None:
         """A command is shown from now on until its end, and then for as long as it is among the newest."""
         told = {"command": event.id, "verb": event.verb, "arguments": event.arguments, "requested_by": event.requested_by}
+        told["plugin"] = event.plugin
         _keep(
             self.commands,
             event.id,

@@ -1,8 +1,8 @@
-"""What an operator may ask a run for from the page."""
+"""What an operator may ask a run for from the page, and retention about a checkpoint of the run."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias, get_args
 
 import msgspec
 from msgspec import Meta, Struct
@@ -10,7 +10,10 @@ from msgspec import Meta, Struct
 from trainbus.errors import TrainbusError
 from trainbus.hookspecs import Context
 
-Verb: TypeAlias = Literal["pause", "resume", "stop", "save", "evaluate", "skip", "free_caches", "set"]
+RunVerb: TypeAlias = Literal["pause", "resume", "stop", "save", "evaluate", "skip", "free_caches", "set"]
+CheckpointVerb: TypeAlias = Literal["pin", "unpin", "restore"]
+
+CHECKPOINT_VERBS = frozenset(get_args(CheckpointVerb))
 
 LONGEST_BODY = 16 * 1024
 """Bytes of a request; one is a few words long."""
@@ -19,9 +22,15 @@ RESERVED = frozenset({"run", "verb", "reason", "plugin", "requested_by"})
 
 
 class Steer(Struct, kw_only=True, forbid_unknown_fields=True):
-    """A request. ``arguments`` only for ``set``: for example ``{"learning_rate": 1e-5}``."""
+    """A request.
 
-    verb: Verb
+    Without ``plugin`` the run is asked, and only ``set`` takes ``arguments``: for example ``{"learning_rate": 1e-5}``. With ``plugin``
+    ``retention`` the verbs are ``pin``, ``unpin`` and ``restore``, and ``arguments`` name the ``checkpoint`` by its id; ``restore`` may say
+    ``"pin": false``.
+    """
+
+    verb: RunVerb | CheckpointVerb
+    plugin: Literal["", "retention"] = ""
     arguments: dict[str, str | int | float | bool] = msgspec.field(default_factory=dict)
     reason: Annotated[str, Meta(max_length=500)] = ""
 
@@ -44,11 +53,30 @@ def read(body: bytes) -> Steer:
         asked = msgspec.json.decode(body, type=Steer)
     except msgspec.DecodeError as error:
         raise RefusedRequest(400, f"This is no request for a run: {error}.") from error
+    if (asked.verb in CHECKPOINT_VERBS) != (asked.plugin == "retention"):
+        raise RefusedRequest(400, f"{', '.join(sorted(CHECKPOINT_VERBS))} need the plugin retention, which knows no other verb.")
+    if asked.plugin:
+        _check_checkpoint(asked)
+    else:
+        _check_settings(asked)
+    return asked
+
+
+def _check_settings(asked: Steer) -> None:
     if bool(asked.arguments) != (asked.verb == "set"):
         raise RefusedRequest(400, "`set` needs arguments, and no other verb takes any.")
     if taken := RESERVED.intersection(asked.arguments):
         raise RefusedRequest(400, f"A setting can't be named {', '.join(sorted(taken))}.")
-    return asked
+
+
+def _check_checkpoint(asked: Steer) -> None:
+    checkpoint = asked.arguments.get("checkpoint")
+    if not isinstance(checkpoint, str) or not checkpoint:
+        raise RefusedRequest(400, f"`{asked.verb}` needs the id of a checkpoint, as checkpoint.")
+    if asked.arguments.keys() - {"checkpoint", *(["pin"] if asked.verb == "restore" else [])}:
+        raise RefusedRequest(400, "Beside checkpoint, only `restore` takes an argument: pin.")
+    if not isinstance(asked.arguments.get("pin", True), bool):
+        raise RefusedRequest(400, "pin is true or false.")
 
 
 async def send(context: Context, run: str, asked: Steer) -> dict[str, Any]:
@@ -58,8 +86,9 @@ async def send(context: Context, run: str, asked: Steer) -> dict[str, Any]:
         RefusedRequest: The bus did not take it.
     """
     try:
-        settings: dict[str, Any] = dict(asked.arguments)
-        command = await context.command(run, asked.verb, reason=asked.reason or "asked on the dashboard", **settings)
+        arguments: dict[str, Any] = dict(asked.arguments)
+        reason = asked.reason or "asked on the dashboard"
+        command = await context.command(run, asked.verb, reason=reason, plugin=asked.plugin, **arguments)
     except TrainbusError as error:
         raise RefusedRequest(409 if error.code == "refused" else 503, error.problem) from error
     return {"command": command, "run": run, "verb": asked.verb}

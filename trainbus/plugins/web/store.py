@@ -11,6 +11,7 @@ import msgspec
 from msgspec import Struct
 
 from trainbus.bus import events
+from trainbus.plugins.web.checkpoint_board import CheckpointsStats, disk_rows
 from trainbus.plugins.web.health import judge
 from trainbus.plugins.web.panel_board import PanelBoard
 from trainbus.plugins.web.run_view import RunView, shown
@@ -53,6 +54,7 @@ class Store:
         self.plugins: dict[str, events.Plugin] = {}
         self.systems: dict[str, events.System] = {}
         self.memory: dict[str, Series] = {}
+        self.disks: dict[str, events.Retention] = {}
         self.panels = PanelBoard()
         self.general_alerts = RunView("")
         self._events = 0
@@ -74,6 +76,11 @@ class Store:
         elif isinstance(event, events.System):
             _renew(self.systems, event.host, event, MACHINES)
             self._remember(event)
+        elif isinstance(event, events.Retention) and not event.run:
+            _renew(self.disks, event.host, event, MACHINES)
+            for run in self.runs.values():
+                if event.host in run.board.hosts():
+                    run.disks_changed()
         elif event.run:
             self._run(event.run).apply(event)
         else:
@@ -137,6 +144,16 @@ class Store:
                 }
             )
         return answers
+
+    def checkpoints(self, run: str) -> CheckpointsStats | None:
+        """The checkpoints of a run with what is to become of each, and the disks that hold them; None for an unknown run."""
+        view = self.runs.get(run)
+        if view is None:
+            return None
+        rows = view.fates()
+        return CheckpointsStats(
+            run=run, version=view.versions.get("fates", 0), checkpoints=rows, disks=disk_rows(self.disks.values(), rows)
+        )
 
     def stats(self) -> StoreStats:
         """How much is held."""

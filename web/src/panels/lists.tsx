@@ -1,4 +1,4 @@
-// Alerts, checkpoints, evaluations, the queue, plugins.
+// Alerts, evaluations, the queue, plugins.
 
 import { useState } from "preact/hooks";
 import { Chart } from "../chart";
@@ -8,7 +8,7 @@ import { useValue } from "../observable";
 import { Nothing, Panel, Pill, TONES, Table, Waiting, staleOf } from "../panel";
 import { useForeign } from "../series";
 import { curveOf } from "./charts";
-import type { Alert, Checkpoint, Evaluation, Job } from "../types";
+import type { Alert, Evaluation, Job } from "../types";
 
 const SYMBOLS = { critical: "!", warning: "!", info: "i" };
 
@@ -86,42 +86,6 @@ export function AlertsPanel() {
         {entries.map((alert) => (
           <AlertItem alert={alert} key={alert.id || `${alert.rule}@${alert.offset}`} />
         ))}
-      </div>
-    </Panel>
-  );
-}
-
-export function CheckpointsPanel() {
-  const resource = useList<Checkpoint>("checkpoints");
-  const entries = resource.data?.entries ?? [];
-  const kept = entries.filter((entry) => entry.state === "complete");
-  const size = kept.reduce((sum, entry) => sum + (entry.bytes ?? 0), 0);
-  const best = useRun()?.best;
-  return (
-    <Panel id="checkpoints" title="Checkpoints" span="wide" count={entries.length ? `${kept.length} kept${size ? `, ${bytes(size)}` : ""}` : ""} stale={staleOf(resource)}>
-      <div id="checkpoints">
-        <Waiting resource={resource} empty={!entries.length} none="No checkpoint yet." />
-        {entries.length ? (
-          <Table
-            label="Checkpoints"
-            columns={[["Step", "num"], ["State"], ["Size", "num"], ["Metrics"], ["Why", "grow"], ["Time", "num"]]}
-            rows={entries.map((entry) => ({
-              key: `${entry.step} ${entry.path}`,
-              faint: entry.state === "deleted",
-              cells: [
-                number(entry.step),
-                <Pill text={entry.state} tone={TONES[entry.state]} />,
-                bytes(entry.bytes),
-                <Metrics values={entry.metrics} />,
-                <span title={entry.path}>
-                  {best?.step === entry.step ? "★ " : ""}
-                  {entry.reason || entry.path.split("/").at(-1) || "–"}
-                </span>,
-                clock(entry.time),
-              ],
-            }))}
-          />
-        ) : null}
       </div>
     </Panel>
   );

@@ -1,15 +1,13 @@
 // Where the run stands: figures, progress, time left, and for an operator what it can be asked for.
 
-import { useEffect, useRef, useState } from "preact/hooks";
+import { useState } from "preact/hooks";
+import { CommandDialog, LONG_AGO, command, pending } from "../commands";
 import { now, state, useList, useRun } from "../model";
-import { ApiError, post } from "../net";
 import { clock, duration, number } from "../format";
 import { useValue } from "../observable";
 import { Pill, TONES } from "../panel";
 import { chosen, NAMES } from "./charts";
 import type { Order, RunDetail } from "../types";
-
-const LONG_AGO = 60_000;
 
 interface Action {
   verb: string;
@@ -64,65 +62,31 @@ function left(run: RunDetail): string {
 }
 
 function Confirm({ action, run, close }: { action: Action; run: string; close: () => void }) {
-  const dialog = useRef<HTMLDialogElement>(null);
   const [rate, setRate] = useState("");
-  const [reason, setReason] = useState("");
-  const [problem, setProblem] = useState("");
-  const [busy, setBusy] = useState(false);
-  useEffect(() => dialog.current?.showModal(), []);
   const value = Number(rate);
-  const send = async (event: Event) => {
-    event.preventDefault();
-    if (action.verb === "set" && !(value > 0 && Number.isFinite(value))) return setProblem("A learning rate is a number above 0, such as 1e-5.");
-    setBusy(true);
-    const told = await ask(run, action.verb, action.verb === "set" ? { learning_rate: value } : {}, reason);
-    if (told) {
-      setProblem(told);
-      setBusy(false);
-    } else close();
+  const set = action.verb === "set";
+  const send = async (reason: string) => {
+    if (set && !(value > 0 && Number.isFinite(value))) return "A learning rate is a number above 0, such as 1e-5.";
+    return command(run, { verb: action.verb, arguments: set ? { learning_rate: value } : {}, reason });
   };
   return (
-    <dialog ref={dialog} onClose={close} aria-labelledby="confirm-title" class="confirm">
-      <form onSubmit={send}>
-        <h2 id="confirm-title">{action.verb === "set" ? "Set the learning rate" : `${action.text.replace(" …", "")} this run?`}</h2>
-        <p class="meta">{run}</p>
-        <p>{action.confirm}</p>
-        {action.verb === "set" ? (
-          <label>
-            Learning rate
-            <input name="rate" inputMode="decimal" autoComplete="off" placeholder="1e-5" value={rate} onInput={(event) => setRate(event.currentTarget.value)} />
-          </label>
-        ) : null}
+    <CommandDialog
+      title={set ? "Set the learning rate" : `${action.text.replace(" …", "")} this run?`}
+      subject={run}
+      text={action.confirm}
+      button={action.text.replace(" …", "")}
+      danger={action.verb === "stop"}
+      send={send}
+      close={close}
+    >
+      {set ? (
         <label>
-          Reason (kept in the journal)
-          <input name="reason" maxLength={500} autoComplete="off" value={reason} onInput={(event) => setReason(event.currentTarget.value)} />
+          Learning rate
+          <input name="rate" inputMode="decimal" autoComplete="off" placeholder="1e-5" value={rate} onInput={(event) => setRate(event.currentTarget.value)} />
         </label>
-        {problem ? (
-          <p class="bad" role="alert">
-            {problem}
-          </p>
-        ) : null}
-        <div class="buttons">
-          <button type="button" class="quiet" onClick={() => dialog.current?.close()}>
-            Cancel
-          </button>
-          <button type="submit" class={`primary ${action.verb === "stop" ? "danger" : ""}`} disabled={busy}>
-            {action.text.replace(" …", "")}
-          </button>
-        </div>
-      </form>
-    </dialog>
+      ) : null}
+    </CommandDialog>
   );
-}
-
-// Gives what went wrong; empty when the command is on its way.
-async function ask(run: string, verb: string, values: Record<string, unknown>, reason: string): Promise<string> {
-  try {
-    await post(`/api/runs/${encodeURIComponent(run)}/commands`, { verb, arguments: values, reason });
-    return "";
-  } catch (error) {
-    return error instanceof ApiError ? error.message : String(error);
-  }
 }
 
 function Steering({ run }: { run: RunDetail }) {
@@ -131,7 +95,7 @@ function Steering({ run }: { run: RunDetail }) {
   const choose = async (action: Action) => {
     setProblem("");
     if (action.confirm) setAsked(action);
-    else setProblem(await ask(run.run, action.verb, {}, ""));
+    else setProblem(await command(run.run, { verb: action.verb }));
   };
   return (
     <div class="steering" role="group" aria-label="Steer this run">
@@ -152,11 +116,11 @@ function Steering({ run }: { run: RunDetail }) {
 
 const WORDS = { sent: "on its way", accepted: "accepted", done: "done", refused: "refused" };
 
-// Commands that are not finished, and those that ended in the last minute.
+// Commands to the run that are not finished, and those that ended in the last minute. What plugins are asked stands in their own panels.
 function Orders() {
   const orders = useList<Order>("commands").data?.entries ?? [];
   const at = useValue(now);
-  const shown = orders.filter((order) => order.state === "sent" || order.state === "accepted" || at - (order.answered ?? 0) / 1e6 < LONG_AGO).slice(0, 6);
+  const shown = orders.filter((order) => !order.plugin && (pending(order) || at - (order.answered ?? 0) / 1e6 < LONG_AGO)).slice(0, 6);
   if (!shown.length) return null;
   return (
     <ul class="orders" id="orders" aria-live="polite" aria-label="Commands">
@@ -164,7 +128,7 @@ function Orders() {
         <li key={order.command} class={order.state}>
           <b>{order.verb}</b> {Object.entries(order.arguments).map(([name, value]) => `${name} ${value}`).join(", ")} <Pill text={WORDS[order.state]} tone={TONES[order.state]} />
           <span class="meta">
-            {[order.reason, order.requested_by, order.state === "sent" || order.state === "accepted" ? `for ${duration((at - order.time / 1e6) / 1000)}` : ""].filter(Boolean).join(" · ")}
+            {[order.reason, order.requested_by, pending(order) ? `for ${duration((at - order.time / 1e6) / 1000)}` : ""].filter(Boolean).join(" · ")}
           </span>
         </li>
       ))}

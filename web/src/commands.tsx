@@ -1,0 +1,83 @@
+// Asking a run, or a plugin about it: the request, and the dialog that says what it costs and takes a reason.
+
+import type { ComponentChildren } from "preact";
+import { useEffect, useRef, useState } from "preact/hooks";
+import { ApiError, post } from "./net";
+import type { Order } from "./types";
+
+// What has its result stays in sight for so long, in ms.
+export const LONG_AGO = 60_000;
+
+export const pending = (order: Order): boolean => order.state === "sent" || order.state === "accepted";
+
+interface Asked {
+  verb: string;
+  plugin?: string;
+  arguments?: Record<string, unknown>;
+  reason?: string;
+}
+
+// Gives what went wrong; empty when the command is on its way.
+export async function command(run: string, asked: Asked): Promise<string> {
+  try {
+    await post(`/api/runs/${encodeURIComponent(run)}/commands`, asked);
+    return "";
+  } catch (error) {
+    return error instanceof ApiError ? error.message : String(error);
+  }
+}
+
+interface Options {
+  title: string;
+  subject: string;
+  text: string;
+  button: string;
+  danger?: boolean;
+  children?: ComponentChildren;
+  // Gives what went wrong; empty when nothing did.
+  send: (reason: string) => Promise<string>;
+  close: () => void;
+}
+
+export function CommandDialog({ title, subject, text, button, danger, children, send, close }: Options) {
+  const dialog = useRef<HTMLDialogElement>(null);
+  const [reason, setReason] = useState("");
+  const [problem, setProblem] = useState("");
+  const [busy, setBusy] = useState(false);
+  useEffect(() => dialog.current?.showModal(), []);
+  const submit = async (event: Event) => {
+    event.preventDefault();
+    setBusy(true);
+    const told = await send(reason);
+    setProblem(told);
+    setBusy(false);
+    if (!told) close();
+  };
+  return (
+    <dialog ref={dialog} onClose={close} aria-labelledby="confirm-title" class="confirm">
+      <form onSubmit={submit}>
+        <h2 id="confirm-title">{title}</h2>
+        <p class="meta">{subject}</p>
+        <p>{text}</p>
+        {children}
+        <label>
+          Reason (kept in the journal)
+          <input name="reason" maxLength={500} autoComplete="off" value={reason} onInput={(event) => setReason(event.currentTarget.value)} />
+        </label>
+        {problem ? (
+          <p class="bad" role="alert">
+            {problem}
+          </p>
+        ) : null}
+        <div class="buttons">
+          <button type="button" class="quiet" onClick={() => dialog.current?.close()}>
+            Cancel
+          </button>
+          <button type="submit" class={`primary ${danger ? "danger" : ""}`} disabled={busy}>
+            {button}
+          </button>
+        </div>
+      </form>
+    </dialog>
+  );
+}
