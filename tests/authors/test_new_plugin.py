@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 
 import pytest
 
@@ -73,8 +74,8 @@ def test_a_module_in_the_working_directory_is_attached_without_any_installation(
 
 def test_a_new_plugin_is_good_code(made, repository):
     """Formatted, linted and typed as trainbus itself is."""
-    for check in (["ruff", "format", "--check"], ["ruff", "check"]):
-        configured = [*check, "--config", str(repository / "pyproject.toml"), str(made / "src")]
+    for check in (["format", "--check"], ["check"]):
+        configured = [sys.executable, "-m", "ruff", *check, "--config", str(repository / "pyproject.toml"), str(made / "src")]
         result = subprocess.run(configured, capture_output=True, text=True, check=False)
         assert result.returncode == 0, result.stdout + result.stderr
 
