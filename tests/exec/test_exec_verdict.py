@@ -47,7 +47,7 @@ SAID = [
     ("open_files", "OSError: [Errno 24] Too many open files"),
     ("permission", "PermissionError: [Errno 13] Permission denied: '/data/out'"),
     ("file", "FileNotFoundError: [Errno 2] No such file or directory: 'train.jsonl'"),
-    ("file", "python: can't open file '/work/trian.py': [Errno 2] No such file or directory"),
+    ("file", "python: can't open file '/data/trian.py': [Errno 2] No such file or directory"),
     ("usage", "train.py: error: unrecognized arguments: --learing_rate"),
     ("syntax", "SyntaxError: invalid syntax"),
 ]  # fmt: skip

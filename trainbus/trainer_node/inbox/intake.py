@@ -15,7 +15,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from trainbus.errors import DataError
 from trainbus.trainer_node.inbox.queue import Job, Priority, Queue, new_id
@@ -84,10 +84,10 @@ class Intake:
         """Queue one file now. ``copy`` leaves the original where it is."""
         job = Job(id=new_id(), name=self._flat_name(path), path=path, priority=priority, bytes=path.stat().st_size)
         if reason := refusal(path):
-            return Taken(self._replace(job, path if copy else move(path, self.folder / FAILED / job.name, reason)), reason)
+            return Taken(structs.replace(job, path=path if copy else move(path, self.folder / FAILED / job.name, reason)), reason)
         target = self.folder / QUEUED / f"{job.id}-{job.name}"
         (shutil.copyfile if copy else _rename)(path, target)
-        return Taken(self._queue.add(self._replace(job, target)))
+        return Taken(self._queue.add(structs.replace(job, path=target)))
 
     def recover(self) -> list[Job]:
         """At the start: files that were moved aside by a process that died before it wrote the job down."""
@@ -164,12 +164,6 @@ class Intake:
                 continue
             self._emptied.discard(folder)
             self._emptied.add(folder.parent)
-
-    @staticmethod
-    def _replace(job: Job, path: Path) -> Job:
-        from msgspec.structs import replace
-
-        return replace(job, path=path)
 
 
 def refusal(path: Path) -> str:
