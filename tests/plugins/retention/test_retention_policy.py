@@ -161,7 +161,7 @@ settings = st.builds(
     keep_newest=st.integers(1, 5),
     keep_every=st.integers(0, 100),
     keep_best=st.just((BestConfig(metric="loss"), BestConfig(metric="accuracy", direction="max", count=2))),
-    min_age=st.floats(0, 500),
+    min_age=st.integers(0, 500).map(float),  # whole, as times are: what is young is then no matter of rounding
 )
 
 
