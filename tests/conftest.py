@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
+# Helpers whose assertions judge: without this a failure does not show the two values.
+pytest.register_assert_rewrite("tests")
 
 
 def pytest_configure():

@@ -22,6 +22,7 @@ class Open(Struct, array_like=True):
     run: str
     peak: float
     said: float = 0.0
+    rate: float = 0.0
 
 
 class Book:
@@ -54,8 +55,8 @@ class Book:
         step: int | None = None,
         value: float = 0.0,
         news: bool = False,
-    ) -> None:
-        """Something holds: raises its alert, or updates it when its severity changed or there is ``news``.
+    ) -> bool:
+        """Something holds: raises its alert, or updates it when its severity changed or there is ``news``; whether it said so.
 
         Args:
             event: The look that shows it.
@@ -76,7 +77,7 @@ class Book:
             known = self.alerts[key] = Open(f"{rule}:{event.host}:{key}:{event.time}", rule, 0, run, value)
         known.peak = max(known.peak, value)
         if known.level == level and not news:
-            return
+            return False
         state, known.level = ("updated" if known.level else "raised"), level
         self._out.append(
             Alert(
@@ -94,6 +95,7 @@ class Book:
                 plugin=PLUGIN,
             )
         )
+        return True
 
     def clear(self, event: System, key: str, message: str, *, value: float | None = None, **evidence: Any) -> None:
         """It holds no more; nothing when it was not open."""

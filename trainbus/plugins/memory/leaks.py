@@ -18,7 +18,9 @@ MB = 1e6
 SOON_SECONDS = 600.0
 """An end this near is critical: a person has to act, or the plugin."""
 SAID_AGAIN = 0.2
-"""An open leak is updated when its end has moved by this share of the way that is left."""
+"""An open leak is updated when its end has moved by this share of the way that is left,"""
+RATE_AGAIN = 0.1
+"""or its rate by this share of what was said: the first look at a leak is the least certain one."""
 OVER_SHARE = 0.2
 """A leak is over when memory grows at less than this share of what was said, over as many points as it takes to see it."""
 OVER_POINTS = 24
@@ -68,10 +70,11 @@ def _leak(event: System, view: RunView, what: str, machine: Sequence[Limit], adv
     if trend is None or end is None or (known is None and end.beyond(view.total_steps, config.horizon_hours * 3_600)):
         return None
     left = max(1.0, end.step - (view.step or 0))
-    news = known is not None and abs(end.step - known.said) > SAID_AGAIN * left
+    moved = known is not None and abs(end.step - known.said) > SAID_AGAIN * left
+    news = moved or (known is not None and abs(trend.slope / MB - known.rate) > RATE_AGAIN * known.rate)
     soon = end.seconds_low is not None and end.seconds_low <= max(SOON_SECONDS, config.safety * view.save_seconds(config.save_seconds))
     grows = growing(event, view) if what == "process" else f"GPU {what.removeprefix('gpu')}"
-    book.tell(
+    told = book.tell(
         event,
         key,
         "memory_leak" if what == "process" else "gpu_leak",
@@ -84,9 +87,8 @@ def _leak(event: System, view: RunView, what: str, machine: Sequence[Limit], adv
         advice=advice,
         evidence={**leak_evidence(trend, end), "grows": grows, "peaks": view.peaks},
     )
-    opened = book.alerts[key]
-    if known is None or news:
-        opened.said = end.step
+    if told:
+        book.alerts[key].said, book.alerts[key].rate = end.step, trend.slope / MB
     return end
 
 
