@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 # Helpers whose assertions judge: without this a failure does not show the two values.
-pytest.register_assert_rewrite("tests")
+pytest.register_assert_rewrite(*(f"tests.{path.stem}" for path in Path(__file__).parent.iterdir() if path.stem != "conftest"))
 
 
 def pytest_configure():

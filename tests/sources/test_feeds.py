@@ -9,6 +9,7 @@ import pytest
 from trainbus.errors import DataError
 from trainbus.plugins.sinks import tfevents
 from trainbus.sources.feeds import FeedPlace, TensorboardFeed, feed_of, recognise, state_file
+from trainbus.sources.histories import read
 
 
 def kept(feed):
@@ -44,6 +45,22 @@ def test_jsonl_gives_its_new_rows_and_passes_over_what_it_can_not_read(tmp_path)
         stream.write('{"loss": 3.0}\n{"kind": "command", "verb": "stop", "id": "1"}\n{"kind": "run_ended"}\n')
     assert facts(again.look()) == [("step", 7, {"loss": math.inf}), ("step", 2, {"loss": 3.0})]
     assert again.place.finished
+
+
+def test_a_log_that_grows_gives_what_the_whole_log_gives_later(tmp_path):
+    """So that a detector finds the same in a training that is followed and in its log that is tested afterwards."""
+    path = tmp_path / "log.jsonl"
+    rows = [
+        {"iteration": 1, "wall_time": 5.0, "lm loss": 2.5, "optim/lr": 0.1, "total_grad_norm": 3.0, "mfu": 0.4},
+        {"iteration": 2, "wall_time": 6.0, "metrics": {"lm loss": "nan", "optim/lr": 0.1}},
+        {"iteration": 2, "split": "val", "lm loss": 2.25, "acc": 0.5},
+        {"iteration": 3, "validation/perplexity": 9.0, "config": {"depth": 12}},
+    ]
+    path.write_text("\n".join(map(json.dumps, rows)) + "\n")
+    grown = feed_of("jsonl", path, FeedPlace()).look()
+    assert facts(grown[:1]) == [("step", 1, {"loss": 2.5, "learning_rate": 0.1, "grad_norm": 3.0, "mfu": 0.4})]
+    whole = list(read(path))
+    assert [repr(msgspec.structs.replace(event, run="")) for event in whole] == [repr(event) for event in grown]
 
 
 def test_lines_are_read_by_patterns_and_numbered_across_a_restart(tmp_path):

@@ -1,6 +1,6 @@
 """Sorts what a framework logs in one dictionary into the step's metrics and those of an evaluation, by the names that people use.
 
-As `trainbus.sources.rows` does for recorded logs, but values may be tensors on a device, which nobody waits for here.
+By the names that `trainbus.sources.names` knows from recorded logs, but values may be tensors on a device, which nobody waits for here.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct, field
 
-from trainbus.sources.rows import EPOCH_NAMES, EVAL_PREFIXES, TRAIN_NAMES
+from trainbus.sources.names import is_evaluation, of_row
 
 if TYPE_CHECKING:
     from trainbus.bus.run import Run
@@ -33,18 +33,23 @@ def sort(values: Mapping[str, Any]) -> Sorted:
     ``train_loss``, ``train/loss``, ``train_loss_step`` and ``loss`` are the loss of training; ``val_loss`` and ``eval/loss`` that of an
     evaluation; ``lr`` and ``lr-AdamW`` are the learning rate. ``train_loss_epoch`` is a mean over an epoch and keeps its name.
     """
-    found = Sorted()
+    found, plain = Sorted(), dict[str, Any]()
     for name, value in values.items():
         if not _is_number(value):
             continue
-        prefix = next((one for one in EVAL_PREFIXES if name.startswith(one)), None)
-        if name in EPOCH_NAMES:
-            found.epoch = float(value)
-        elif prefix is not None:
-            found.evaluation.setdefault(_free(name.removeprefix(prefix).removesuffix("_epoch")), value)
+        if is_evaluation(name):
+            plain.setdefault(name.removesuffix("_epoch"), value)
+        elif name.endswith("_epoch"):
+            found.training[_free(name)] = value
         else:
-            plain = "lr" if name.startswith("lr-") and "/" not in name else name.removesuffix("_step")
-            found.training.setdefault(_free(TRAIN_NAMES.get(plain, plain)), value)
+            plain.setdefault(name.removesuffix("_step"), value)
+    for name, column in of_row(tuple(plain)).items():
+        if column.role == "epoch":
+            found.epoch = float(plain[name])
+        elif column.role == "eval":
+            found.evaluation.setdefault(_free(column.name), plain[name])
+        else:
+            found.training.setdefault(_free(column.name if column.role == "train" else name), plain[name])
     return found
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Final
 
 from msgspec import Struct
@@ -92,6 +93,12 @@ def meanings(names: Iterable[str], chosen: Mapping[str, str] | None = None) -> d
                 own = name.strip() if role == "train" else short
                 made[name] = Column(role, renamed.get(name, own if short != "acc" else "accuracy"))
     return made
+
+
+@lru_cache(maxsize=1024)
+def of_row(names: tuple[str, ...]) -> Mapping[str, Column]:
+    """What the names of one row are, when the rest of its log has not been written yet."""
+    return meanings(names)
 
 
 def _told(meaning: str) -> Column:

@@ -19,7 +19,9 @@ import msgspec
 
 from trainbus.bus import events
 from trainbus.errors import ConfigError
-from trainbus.sources.rows import EVAL_PREFIXES, MAX_STEP, from_row, step_of
+from trainbus.sources.names import is_evaluation
+from trainbus.sources.rows import from_row, step_of
+from trainbus.sources.tables import MAX_STEP
 
 Row: TypeAlias = dict[str, float]
 
@@ -272,7 +274,7 @@ def _lightning(line: str, memory: Memory) -> Row | None:
     # `loss_step` is the value of this step; `loss_epoch` beside it is that of the epoch before.
     named = {name.removesuffix("_step"): value for name, value in found.items() if name not in _LIGHTNING_STALE}
     # What was validated stays on the bar until the next time: only a change is news. As text, because NaN equals nothing.
-    validated = {name: value for name, value in named.items() if name.startswith(EVAL_PREFIXES)}
+    validated = {name: value for name, value in named.items() if is_evaluation(name)}
     row = {name: value for name, value in validated.items() if memory.shown.get(name) != repr(value)}
     memory.shown |= {name: repr(value) for name, value in validated.items()}
     step = epoch * batches + batch

@@ -7,7 +7,7 @@ columns mean is told by `trainbus.sources.names`; a log that still grows is read
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from datetime import datetime
 from itertools import chain, pairwise
 from typing import Any, Final
@@ -23,6 +23,8 @@ SETTINGS: Final = frozenset({"config", "args", "hparams", "hyperparameters", "pa
 FILLED = 0.5
 """A column of which more than this part is NaN, and which comes back from NaN `COMES_BACK` times, has NaN for "not logged"."""
 COMES_BACK = 3
+MAX_STEP: Final = 2**63
+"""What msgpack can hold; a larger one (or NaN) is no step."""
 
 
 def from_rows(rows: Iterable[dict[str, Any]], run: str, columns: Mapping[str, str] | None = None) -> Iterator[events.AnyEvent]:
@@ -36,7 +38,7 @@ def from_rows(rows: Iterable[dict[str, Any]], run: str, columns: Mapping[str, st
     Raises:
         DataError: A column that was chosen is not there.
     """
-    flat = [_flat(row) for row in rows]
+    flat = [flattened(row) for row in rows]
     names = dict.fromkeys(chain.from_iterable(flat))
     for meaning, column in (columns or {}).items():
         if column not in names:
@@ -45,10 +47,21 @@ def from_rows(rows: Iterable[dict[str, Any]], run: str, columns: Mapping[str, st
     known = meanings(names, columns)
     filled = _filled(flat, [name for name, column in known.items() if column.role in ("train", "eval")])
     for number, row in enumerate(flat):
-        yield from _events(number, row, known, filled, run)
+        yield from events_of(number, row, known, filled, run)
 
 
-def _events(number: int, row: dict[str, Any], known: Mapping[str, Column], filled: set[str], run: str) -> Iterator[events.AnyEvent]:
+def events_of(
+    number: int, row: Mapping[str, Any], known: Mapping[str, Column], filled: Collection[str], run: str
+) -> Iterator[events.Step | events.Eval]:
+    """One flat row as a step, an eval, both or nothing.
+
+    Args:
+        number: Its step when it names none.
+        row: Names and numbers.
+        known: What the names mean.
+        filled: Names of which a NaN says that nothing was logged.
+        run: What the run is called.
+    """
     places: dict[str, dict[str, float]] = {"step": {}, "epoch": {}, "time": {}, "train": {}, "eval": {}}
     marked = False
     for name, value in row.items():
@@ -62,7 +75,7 @@ def _events(number: int, row: dict[str, Any], known: Mapping[str, Column], fille
     # Seconds since the epoch or since the start; ns and ms stamps are larger than any of these.
     time = int(stamp if stamp > 1e17 else stamp * 1e6 if stamp > 1e11 else stamp * 1e9) if math.isfinite(stamp) else 0
     epoch = next((places["epoch"][name] for name in EPOCHS if name in places["epoch"]), None)
-    place = int(step) if step is not None and math.isfinite(step) else number
+    place = int(step) if step is not None and abs(step) < MAX_STEP else number
     train, evaluation = places["train"], places["eval"]
     if marked:
         train, evaluation = {}, train | evaluation
@@ -72,13 +85,13 @@ def _events(number: int, row: dict[str, Any], known: Mapping[str, Column], fille
         yield events.Eval(run=run, step=place, time=time, metrics=evaluation)
 
 
-def _flat(row: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flattened(row: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested objects as names with slashes; numbers in quotes as numbers, stamps as seconds."""
     made: dict[str, Any] = {}
     for name, value in row.items():
         if isinstance(value, dict):
             if name.lower() not in SETTINGS:
-                made |= _flat(value, prefix if name.lower() in WRAPPERS else f"{prefix}{name}/")
+                made |= flattened(value, prefix if name.lower() in WRAPPERS else f"{prefix}{name}/")
         elif isinstance(value, str):
             made[prefix + name] = as_number(value)
         elif isinstance(value, int | float) and not isinstance(value, bool):

@@ -19,7 +19,7 @@ SOON_SECONDS = 600.0
 """An end this near is critical: a person has to act, or the plugin."""
 SAID_AGAIN = 0.2
 """An open leak is updated when its end has moved by this share of the way that is left,"""
-RATE_AGAIN = 0.1
+RATE_AGAIN = 0.05
 """or its rate by this share of what was said: the first look at a leak is the least certain one."""
 OVER_SHARE = 0.2
 """A leak is over when memory grows at less than this share of what was said, over as many points as it takes to see it."""

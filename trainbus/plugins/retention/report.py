@@ -120,28 +120,26 @@ def damaged_alert(record: Record, host: str) -> Alert:
 
 def backup_alert(host: str, failed: Mapping[str, str]) -> Alert:
     """Versions that could not be backed up."""
-    return Alert(
-        id=f"backup_failed:{host}",
-        rule="backup_failed",
-        category="retention",
-        severity="warning",
-        message="; ".join(f"{path}: {why}" for path, why in failed.items()) or "Every version has its backup.",
-        evidence={"failed": dict(failed)},
-        advice="See backup_to in [plugin.retention]; `trainbus checkpoints backups make` tries it by hand." if failed else "",
-        plugin="retention",
-    )
+    advice = "See backup_to in [plugin.retention]; `trainbus checkpoints backups make` tries it by hand."
+    return _attempts("backup_failed", host, failed, "Every version has its backup.", advice)
 
 
 def promotion_alert(host: str, failed: Mapping[str, str]) -> Alert:
     """Checkpoints that could not be promoted at the fixed hour."""
+    advice = "`trainbus checkpoints promote` tries it by hand; the next try is tomorrow."
+    return _attempts("promotion_failed", host, failed, "Every promotion went well.", advice)
+
+
+def _attempts(rule: str, host: str, failed: Mapping[str, str], well: str, advice: str) -> Alert:
+    """What could not be done, by path with the reason; the same alert says ``well`` when nothing failed."""
     return Alert(
-        id=f"promotion_failed:{host}",
-        rule="promotion_failed",
+        id=f"{rule}:{host}",
+        rule=rule,
         category="retention",
         severity="warning",
-        message="; ".join(f"{path}: {why}" for path, why in failed.items()) or "Every promotion went well.",
+        message="; ".join(f"{path}: {why}" for path, why in failed.items()) or well,
         evidence={"failed": dict(failed)},
-        advice="`trainbus checkpoints promote` tries it by hand; the next try is tomorrow." if failed else "",
+        advice=advice if failed else "",
         plugin="retention",
     )
 
