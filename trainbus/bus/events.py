@@ -23,7 +23,10 @@ CheckpointState: TypeAlias = Literal["writing", "complete", "deleted"]
 JobState: TypeAlias = Literal["queued", "processing", "completed", "failed", "skipped"]
 Severity: TypeAlias = Literal["info", "warning", "critical"]
 AlertState: TypeAlias = Literal["raised", "updated", "cleared"]
-Verb: TypeAlias = Literal["pause", "resume", "stop", "save", "evaluate", "skip", "set", "free_caches"]
+Verb: TypeAlias = Literal[
+    "pause", "resume", "stop", "save", "evaluate", "skip", "set", "free_caches",
+    "queue_priority", "queue_move", "queue_remove", "queue_retry", "queue_hold", "queue_release",
+]  # fmt: skip
 Fate: TypeAlias = Literal["kept", "goes", "thins", "trashed", "gone"]
 CommandState: TypeAlias = Literal["accepted", "done", "refused"]
 PluginState: TypeAlias = Literal["starting", "running", "stuck", "failed", "stopped"]

@@ -23,7 +23,7 @@ import traceback
 from collections import deque
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 from trainbus.bus.config import BusConfig
 from trainbus.bus.events import (
@@ -64,6 +64,7 @@ def init(
     root: Path | str | None = None,
     router: str | None = None,
     settings: BusConfig | None = None,
+    leader: Leader | None = None,
 ) -> Run:
     """Start publishing a training run.
 
@@ -75,6 +76,7 @@ def init(
         resume: Go on with the run ``run``, which an earlier process began; ``resumed_step`` says from where.
         root: Where state lives; default ``TRAINBUS_HOME``.
         router: The broker's address; default: follow the connection file in ``root``.
+        leader: For one of several processes that work on a run one after the other: who owns the run.
 
     Raises:
         ConfigError: ``resume`` without ``run``.
@@ -94,7 +96,26 @@ def init(
         root=Path(root) if root is not None else None,
         router=router,
         settings=settings,
+        leader=leader,
     )
+
+
+class Leader(Protocol):
+    """The process that owns a run on which others work one after the other: it takes the run's commands and publishes its end.
+
+    Attributes:
+        pid: Its process id: the run's process tree begins there.
+        announce: Whether the run is to be told that a process begins.
+    """
+
+    pid: int
+    announce: bool
+
+    def commands(self) -> list[Command]:
+        """What it has passed on since the last call."""
+
+    def answered(self, result: CommandResult) -> None:
+        """The run has published what became of a command."""
 
 
 class Run:
@@ -117,24 +138,34 @@ class Run:
         router: str | None = None,
         settings: BusConfig | None = None,
         joined: Joined | None = None,
+        leader: Leader | None = None,
     ) -> None:
         self.id = run
         self.name = name
         self._joined = joined
+        self._leader = leader
         self.rank = int(os.environ.get("RANK") or 0)
         self._commands: deque[Command] = deque()
         self._closed = False
         self._publisher = Publisher(
-            run, name=name, owner=self.rank == 0, root=root, router=router, settings=settings, on_command=self._commands.append
+            run,
+            name=name,
+            owner=self.rank == 0 and leader is None,
+            root=root,
+            router=router,
+            settings=settings,
+            on_command=self._commands.append,
         )
         self._error_before = _last_error()
         atexit.register(self._close_at_exit)
+        if leader is not None and not leader.announce:
+            return
         self.publish(
             RunStarted(
                 name=name,
                 config=plain(config) if isinstance(config, dict) else {} if config is None else {"config": plain(config)},
                 host=socket.gethostname(),
-                pid=os.getpid(),
+                pid=leader.pid if leader is not None else os.getpid(),
                 world_size=int(os.environ.get("WORLD_SIZE") or 1),
                 resumed_from=run if resume else None,
                 resumed_step=resumed_step,
@@ -265,6 +296,8 @@ class Run:
 
     def commands(self) -> list[Command]:
         """What the run was asked to do since the last call. Answer each with `result`. Never waits."""
+        if self._leader is not None:
+            return self._leader.commands()
         commands = []
         while self._commands:
             commands.append(self._commands.popleft())
@@ -272,7 +305,10 @@ class Run:
 
     def result(self, command: Command, state: CommandState = "done", reason: str = "", **result: Any) -> None:
         """Say what became of a command."""
-        self.publish(CommandResult(command=command.id, verb=command.verb, state=state, reason=reason, result=plain(result)))
+        answer = CommandResult(command=command.id, verb=command.verb, state=state, reason=reason, result=plain(result))
+        self.publish(answer)
+        if self._leader is not None:
+            self._leader.answered(answer)
 
     def flush(self, timeout: float = 5.0) -> bool:
         """Wait until everything published so far is in the journal; False when it is not."""
@@ -301,7 +337,8 @@ class Run:
             self._closed = True
             atexit.unregister(self._close_at_exit)
             step = self._publisher.step
-            if self._joined is None or self.rank != 0 or not self._joined.leave(outcome, reason, step):
+            told = self._joined is not None and self.rank == 0 and self._joined.leave(outcome, reason, step)
+            if self._leader is None and not told:
                 self.publish(RunEnded(outcome=outcome, step=step, exit_code=exit_code, reason=reason, last_lines=last_lines or []))
         return self._publisher.close(timeout)
 

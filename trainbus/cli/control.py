@@ -31,6 +31,17 @@ VERBS = {
 }
 
 
+QUEUE_VERBS = {
+    "queue_priority": (("job", "priority"), "Give the waiting JOB another PRIORITY: high, normal or low."),
+    "queue_move": (("job", "before"), "Put the waiting JOB right BEFORE another one."),
+    "queue_remove": (("job",), "Take JOB out of the queue."),
+    "queue_retry": (("job",), "Let the failed JOB wait again."),
+    "queue_hold": ((), "Begin no further file; the current one is finished."),
+    "queue_release": ((), "Begin files again."),
+}
+"""For a run of `trainbus train --inbox`, also on another machine: `trainbus queue` edits the queue of this one."""
+
+
 @click.group(name="control")
 def command() -> None:
     """Steer a run: a command is journaled, delivered, and answered by the run.
@@ -59,6 +70,20 @@ def _add(verb: str, help_text: str) -> None:
 
 for _name, _text in VERBS.items():
     _add(_name, _text)
+
+
+def _add_queue(verb: str, names: tuple[str, ...], help_text: str) -> None:
+    def _verb(run: str | None, timeout: float, reason: str, as_json: bool, **given: str) -> None:
+        ask(run, verb, given, reason=reason, timeout=timeout, as_json=as_json)
+
+    made: Any = click.option("--run", help="The run. Default: the only one that is running.")(_options(_verb))
+    for name in reversed(names):
+        made = click.argument(name)(made)
+    command.command(name=verb.replace("_", "-"), help=f"{help_text} For a run of `trainbus train --inbox`.")(made)
+
+
+for _name, (_names, _text) in QUEUE_VERBS.items():
+    _add_queue(_name, _names, _text)
 
 
 @command.command(name="set")

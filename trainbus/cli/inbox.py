@@ -7,6 +7,7 @@ import msgspec
 
 from trainbus.cli import output
 from trainbus.cli.train import Progress
+from trainbus.launch.inquest import LaunchInquest
 from trainbus.trainer_node.config import TrainerConfig
 from trainbus.trainer_node.inbox import messages
 from trainbus.trainer_node.inbox.daemon import Daemon
@@ -23,7 +24,7 @@ class Told(msgspec.Struct):
 def run_inbox(config: TrainerConfig, *, until_empty: bool, as_json: bool) -> None:
     """Run the daemon and show it: a bar and a line for each change, or with ``as_json`` one object a line."""
     with Progress(quiet=as_json) as progress:
-        Daemon(config, _Teller(progress, as_json=as_json), until_empty=until_empty).run()
+        Daemon(config, _Teller(progress, as_json=as_json), until_empty=until_empty, inquests=LaunchInquest).run()
 
 
 class _Teller:

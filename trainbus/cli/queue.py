@@ -13,9 +13,8 @@ from trainbus.cli.options import config_options, json_option
 from trainbus.cli.output import age, note, number, print_json, print_table, size, state, table
 from trainbus.errors import ConfigError, DataError
 from trainbus.trainer_node.inbox.daemon import queue_file
-from trainbus.trainer_node.inbox.intake import FAILED, QUEUED, Intake
-from trainbus.trainer_node.inbox.intake import move as file_aside
-from trainbus.trainer_node.inbox.queue import PRIORITIES, STATES, WAITING, Job, Priority, Queue
+from trainbus.trainer_node.inbox.intake import Intake, set_aside
+from trainbus.trainer_node.inbox.queue import HELD, PAUSED, PRIORITIES, STATES, WAITING, Job, Priority, Queue
 
 
 @click.group(name="queue")
@@ -32,11 +31,14 @@ def status(as_json: bool) -> None:
     """Count the jobs of each state."""
     with _queue() as queue:
         found = {word: queue.jobs((word,)) for word in STATES}
+        said = {name: flag for name in (PAUSED, HELD) if (flag := queue.flag(name)) is not None}
     if as_json:
         print_json(found)
         return
     rows = ((state(word), number(len(jobs)), size(sum(job.bytes for job in jobs))) for word, jobs in found.items())
     print_table(table("state", "files", "size", rows=rows, right=("files", "size")), empty="")
+    for name, flag in said.items():
+        click.echo(f"{name} {flag.since}")
 
 
 @command.command(name="list")
@@ -108,10 +110,7 @@ def remove(job: str, as_json: bool) -> None:
     """Take a JOB out of the queue. Its file moves to the folder failed/ of the inbox."""
     with _queue() as queue:
         removed = queue.remove(queue.find(job))
-    path = removed.path
-    if path.parent.name == QUEUED and path.exists():
-        path = file_aside(path, path.parent.parent / FAILED / removed.name, "it was taken out of the queue by hand")
-    _tell(removed, f"removed; its file is {path}", as_json)
+    _tell(removed, f"removed; its file is {set_aside(removed)}", as_json)
 
 
 @command.command()
@@ -123,8 +122,7 @@ def retry(job: str, config_path: Path | None, overrides: tuple[str, ...], inbox:
     """Let a failed JOB wait again, with all attempts before it."""
     with _queue() as queue:
         found = queue.find(job)
-        if found.state != "failed":
-            queue.retry(found, path=found.path)  # says why not
+        queue.check_retry(found)
         intake = Intake(_folder(config_path, overrides, inbox), queue, settle=0.0)
         _tell(queue.retry(found, path=intake.bring_back(found)), "waits again", as_json)
 

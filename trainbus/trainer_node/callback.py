@@ -20,13 +20,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
-from msgspec import Struct
+from msgspec import Struct, structs
 from transformers import TrainerCallback
 
-from trainbus.bus.events import Command
+from trainbus.bus.events import Alert, Command, Phase
 from trainbus.trainer_node.allocators import Allocators
 from trainbus.trainer_node.checkpoints import Marker, unseal
 from trainbus.trainer_node.control import Control, ControlStats
+from trainbus.trainer_node.room import Room, is_disk_full
 from trainbus.trainer_node.sealing import Sealer, SealerStats
 from trainbus.trainer_node.steering import TrainerSteering
 
@@ -89,6 +90,7 @@ class TrainbusCallback(TrainerCallback):
         positions: For a part of a continuous training: gives what a checkpoint's marker says of positions, from the examples seen in
             this process. The command skip then ends the part.
         phase_began: Told the name of each phase that begins in the training, and ``train`` when it is over.
+        room: Asked before each save: where there is none, training waits for it.
         guard: End the training, without saving, when loss or gradient norm are no finite numbers: the weights are ruined then.
     """
 
@@ -100,12 +102,14 @@ class TrainbusCallback(TrainerCallback):
         examples: int = 0,
         tokens: int = 0,
         guard: bool = False,
+        room: Room | None = None,
         positions: Callable[[int], Mapping[str, int]] | None = None,
         phase_began: Callable[[str], None] | None = None,
     ) -> None:
         self._run = run
         self._name = name
         self._guard = guard
+        self._room = room
         self._trainer: Any = None
         self._wrapped: list[str] = []
         self._sealer = Sealer(self._sealed)
@@ -297,9 +301,23 @@ class TrainbusCallback(TrainerCallback):
             return None
         step = self._trainer.state.global_step
         path = Path(self._trainer._get_output_dir(trial=trial)).absolute() / f"checkpoint-{step}"
+        if not self._has_room():
+            return None
         self._before_save(path, step)
-        with self._phase("save"):
-            result = original(model, trial, *args, **kwargs)
+        while True:
+            try:
+                with self._phase("save"):
+                    result = original(model, trial, *args, **kwargs)
+                break
+            except Exception as error:
+                if self._room is None or not is_disk_full(error):
+                    raise
+                self._room.failed(path)
+                if not self._has_room():
+                    self._control.finish(self._asked.pop(path)[2], "refused", "the disk is full")
+                    return None
+        if self._room is not None:
+            self._room.saved()
         self._after_save(path, step)
         return result
 
@@ -361,6 +379,28 @@ class TrainbusCallback(TrainerCallback):
                 time.sleep(PAUSE_POLL_SECONDS)
                 for command in self._run.commands():
                     self._control.handle(command)
+
+    def _has_room(self) -> bool:
+        """Wait until a checkpoint has room on its disk; False when the training is to end first, without this save."""
+        if self._room is None or not (problem := self._room.lacking()):
+            return True
+        step = self._trainer.state.global_step
+        alert = Alert(
+            id=f"no_room:{self._run.id}:{step}", rule="no_room", category="disk", severity="critical", step=step, plugin="trainer"
+        )
+        advice = "Free some space; `trainbus checkpoints plan` shows what could go. It goes on by itself."
+        self._run.publish(structs.replace(alert, message=f"Training waits: {problem}.", advice=advice))
+        log.warning("trainbus: training waits: %s", problem)
+        with self._phase("no_room"):
+            self._run.publish(Phase(name="no_room", state="progress", detail=problem))
+            while problem and not self.stopped:
+                time.sleep(PAUSE_POLL_SECONDS)
+                for command in self._run.commands():
+                    self._control.handle(command)
+                problem = self._room.lacking()
+        ended = "There is room again." if not problem else "The training was stopped; this checkpoint was not saved."
+        self._run.publish(structs.replace(alert, state="cleared", message=ended))
+        return not problem
 
     @contextmanager
     def _phase(self, name: str) -> Iterator[None]:

@@ -40,6 +40,7 @@ class TrainerConfig(Struct, kw_only=True, forbid_unknown_fields=True):
         settle_seconds: A file in the inbox is taken when it has not changed for so long.
         attempts: How often a file is tried before it has failed.
         retry_seconds: Pause before another attempt.
+        free_disk: Mebibytes that stay free beside a checkpoint: where they are lacking, training waits before it saves, and says so.
         hang_seconds: A step that takes longer, and 20 times the slowest recent one, is a hang: that attempt is ended. 0: never.
     """
 
@@ -76,6 +77,7 @@ class TrainerConfig(Struct, kw_only=True, forbid_unknown_fields=True):
     settle_seconds: Annotated[float, Meta(ge=0)] = 2.0
     attempts: Positive = 3
     retry_seconds: Annotated[float, Meta(ge=0)] = 10.0
+    free_disk: Annotated[int, Meta(ge=0)] = 512
     hang_seconds: Annotated[float, Meta(ge=0)] = 300.0
 
     def targets(self) -> str | list[str]:

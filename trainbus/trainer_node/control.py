@@ -170,7 +170,7 @@ class Control:
         self._stop(command)
 
     def _set(self, command: Command) -> None:
-        reason = _unsettable(command.arguments, self._steering.intervals())
+        reason = unsettable(command.arguments, self._steering.intervals())
         if reason:
             self._refuse(command, reason)
             return
@@ -195,7 +195,7 @@ class Control:
     }
 
 
-def _unsettable(arguments: Mapping[str, Any], intervals: Sequence[str]) -> str:
+def unsettable(arguments: Mapping[str, Any], intervals: Sequence[str]) -> str:
     """Why these settings can't be set; empty when they can. All or nothing: none is set when one is wrong."""
     allowed = (LEARNING_RATE, *intervals)
     if not arguments:

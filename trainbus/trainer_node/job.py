@@ -17,10 +17,11 @@ from trainbus.trainer_node.config import Resume, Summary, TrainerConfig
 from trainbus.trainer_node.observer import Observer, Silent, Throttle
 from trainbus.trainer_node.part import Part, Remaining, positions, presentation_order
 from trainbus.trainer_node.plan import RUNS, Plan, make_plan
+from trainbus.trainer_node.room import Room, first_checkpoint
 from trainbus.trainer_node.signals import stop_on_signals
 
 if TYPE_CHECKING:
-    from trainbus.bus.run import Run
+    from trainbus.bus.run import Leader, Run
     from trainbus.trainer_node.callback import TrainbusCallback
 
 TOLD_EVERY_SECONDS = 0.5
@@ -47,6 +48,7 @@ def run_job(
     observer: Observer | None = None,
     root: Path | None = None,
     router: str | None = None,
+    leader: Leader | None = None,
 ) -> Summary:
     """Train once. Works without a broker: events then wait in the spool.
 
@@ -57,6 +59,7 @@ def run_job(
         observer: Who is told of the progress.
         root: The state directory; None for TRAINBUS_HOME.
         router: The broker's address; None to follow the connection file.
+        leader: Who owns the run, for a job of a continuous training.
 
     Returns:
         What became of it: completed, stopped (by a command or a signal, with a checkpoint saved) or failed (the loss
@@ -74,11 +77,14 @@ def run_job(
     settings = msgspec.to_builtins(config)
     _load_libraries()
     resumed = plan.run is not None and plan.checkpoint is not None
-    with init(plan.name, config=settings, run=plan.run, resume=resumed, resumed_step=plan.step, root=root, router=router) as run:
+    with init(
+        plan.name, config=settings, run=plan.run, resume=resumed, resumed_step=plan.step, root=root, router=router, leader=leader
+    ) as run:
         output = plan.output or RUNS / run.id
         if plan.checkpoint is not None:
             watcher.note(f"resuming run {run.id} from {plan.checkpoint} at step {plan.step}")
-        checkpoints.write_run_file(output, checkpoints.RunFile(run=run.id, name=plan.name, model=config.model, method=config.method))
+        with _explained(output):
+            checkpoints.write_run_file(output, checkpoints.RunFile(run=run.id, name=plan.name, model=config.model, method=config.method))
         rejected = Path(part.rejected) if part is not None and part.rejected else output / REJECTED
         prepared = _prepare(
             config, run, watcher, rejected, tolerant=config.bad_lines == "reject" or (part is not None and config.bad_lines == "auto")
@@ -135,7 +141,8 @@ def _prepare(config: TrainerConfig, run: Run, watcher: Observer, rejected: Path,
 def _train(config: TrainerConfig, plan: Plan, part: Part | None, prepared: _Prepared, run: Run, output: Path, watcher: Observer) -> Summary:
     from trainbus.trainer_node.callback import attach
 
-    options: dict[str, Any] = {}
+    full = config.method == "full"
+    options: dict[str, Any] = {"room": Room(output, config.free_disk, lambda: first_checkpoint(prepared.built.model, full=full))}
     training: Any = prepared.training
     if part is not None:
         seen = plan.positions.get(part.job, 0)
@@ -258,4 +265,4 @@ def _explained(output: Path) -> Iterator[None]:
         raise ModelError(f"The accelerator is out of memory: {str(error).splitlines()[0]}", hint=hint) from error
     except OSError as error:
         hint = "Free some space or choose another --output, then go on with --resume."
-        raise ModelError(f"A checkpoint can't be written to {output}: {error}", hint=hint, file=str(output)) from error
+        raise ModelError(f"{output} can't be written: {error}", hint=hint, file=str(output)) from error

@@ -2,80 +2,16 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import os
 import signal
 import subprocess
-import sys
 
 import pytest
 
 from tests.support import trainbus, wait_for
-from trainbus.trainer_node import checkpoints
 
 LONG = 300.0
-
-
-class Inbox:
-    """A folder, and the daemon that watches it."""
-
-    def __init__(self, tmp_path, base):
-        self.folder = tmp_path / "inbox"
-        self.output = tmp_path / "out"
-        self.folder.mkdir()
-        self.config = tmp_path / "trainbus.toml"
-        self.config.write_text(f"""
-            [trainer]
-            model = "{base}"
-            inbox = "{self.folder}"
-            output = "{self.output}"
-            method = "full"
-            batch_size = 2
-            save_steps = 5
-            max_length = 64
-            settle_seconds = 0.2
-            retry_seconds = 0.1
-        """)
-        self.process = None
-        self.log = tmp_path / "daemon.jsonl"
-
-    def start(self, *options):
-        with self.log.open("a") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "trainbus", "train", "--config", str(self.config), "--json", *options],
-                stdout=log, stderr=subprocess.STDOUT, env={**os.environ, "HF_HUB_OFFLINE": "1"}, cwd=self.folder.parent,
-            )  # fmt: skip
-
-    def told(self):
-        return [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
-
-    def wait_for(self, text):
-        wait_for(lambda: any(text in told["text"] for told in self.told()), LONG, what=f"{text!r} in {self.log.read_text()}")
-
-    def jobs(self):
-        listed = trainbus("queue", "status", "--json")
-        assert listed.returncode == 0, listed.stderr
-        return {state: [job["name"] for job in jobs] for state, jobs in json.loads(listed.stdout).items()}
-
-    def put(self, name, rows):
-        lines = "".join(json.dumps(row) + "\n" for row in rows)
-        path = self.folder / name
-        path.write_bytes(gzip.compress(lines.encode()) if name.endswith(".gz") else lines.encode())
-
-    def newest(self):
-        found = [path for path in checkpoints.listed(self.output) if not checkpoints.faults(path)]
-        return checkpoints.read_marker(found[-1]) if found else None
-
-
-@pytest.fixture
-def inbox(tmp_path, tiny_base):
-    """An inbox with a tiny model; whatever runs is ended with the test."""
-    inbox = Inbox(tmp_path, tiny_base)
-    yield inbox
-    if inbox.process is not None and inbox.process.poll() is None:
-        inbox.process.terminate()
-        inbox.process.wait()
 
 
 def questions(first, count):
@@ -111,6 +47,9 @@ def test_files_become_one_continuous_run_and_a_malformed_one_holds_nobody_up(inb
     assert len({event.run for event in events} | {inbox.newest().run}) == 1
     states = {name: [event.state for event in events if event.file == name] for name in ("one.jsonl", "bad.jsonl")}
     assert states == {"one.jsonl": ["queued", "processing", "completed"], "bad.jsonl": ["queued", "processing", "failed"]}
+    (ended,) = published("run_ended")
+    assert (ended.outcome, ended.step, published()[-1].kind) == ("completed", 6, "run_ended")
+    assert len(published("run_started")) == 2, "the daemon's and its first worker's: the others go on where that one has ended"
 
 
 @pytest.mark.slow
@@ -143,7 +82,7 @@ def test_sigterm_kill_9_of_worker_and_of_daemon_lose_no_example_and_show_none_tw
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_file_that_always_kills_its_worker_fails_after_three_attempts(inbox, monkeypatch):
+def test_a_file_that_always_kills_its_worker_fails_after_three_attempts(inbox, monkeypatch, published):
     """The reason names the signal and where to read on; the file is put aside, and the daemon lives."""
     monkeypatch.setenv("PYTHONPATH", f"{inbox.folder.parent}:{os.environ['PYTHONPATH']}")
     (inbox.folder.parent / "sitecustomize.py").write_text(
@@ -156,6 +95,30 @@ def test_a_file_that_always_kills_its_worker_fails_after_three_attempts(inbox, m
     reason = (inbox.folder / "failed" / "a.jsonl.reason.txt").read_text()
     assert "SIGKILL" in reason
     assert "3 attempts" in reason
+    alerts = published("alert")
+    assert [(alert.rule, alert.severity, alert.plugin) for alert in alerts] == [("crash", "critical", "trainer")] * 3
+    assert len({alert.id for alert in alerts}) == 3
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_death_is_explained_by_its_last_lines_with_advice(inbox, monkeypatch, published):
+    """As `trainbus exec` would: the kind, the line that proves it, what to do."""
+    monkeypatch.setenv("PYTHONPATH", f"{inbox.folder.parent}:{os.environ['PYTHONPATH']}")
+    (inbox.folder.parent / "sitecustomize.py").write_text(
+        "import os, sys\n"
+        "if 'trainbus.trainer_node.inbox.worker' in ' '.join(sys.orig_argv):\n"
+        "    print('torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.', file=sys.stderr, flush=True)\n"
+        "    os._exit(1)\n"
+    )
+    inbox.put("a.jsonl", questions(0, 2))
+    inbox.start("--until-empty", "--set", "trainer.attempts=1")
+    assert inbox.process.wait(LONG) == 0, inbox.log.read_text()
+    (alert,) = published("alert")
+    assert (alert.evidence["kind"], "Tried to allocate 2.00 GiB" in alert.message) == ("gpu_memory", True)
+    assert "batch size" in alert.advice
+    assert alert.evidence["last_lines"][-1].startswith("torch.OutOfMemoryError")
+    assert "batch size" in (inbox.folder / "failed" / "a.jsonl.reason.txt").read_text()
 
 
 def test_an_inbox_has_no_end_so_a_schedule_that_needs_one_is_refused(inbox):

@@ -11,9 +11,11 @@ from trainbus.errors import TrainbusError
 from trainbus.hookspecs import Context
 
 RunVerb: TypeAlias = Literal["pause", "resume", "stop", "save", "evaluate", "skip", "free_caches", "set"]
+QueueVerb: TypeAlias = Literal["queue_priority", "queue_move", "queue_remove", "queue_retry", "queue_hold", "queue_release"]
 CheckpointVerb: TypeAlias = Literal["pin", "unpin", "restore"]
 
 CHECKPOINT_VERBS = frozenset(get_args(CheckpointVerb))
+QUEUE_VERBS = frozenset(get_args(QueueVerb))
 
 LONGEST_BODY = 16 * 1024
 """Bytes of a request; one is a few words long."""
@@ -24,12 +26,13 @@ RESERVED = frozenset({"run", "verb", "reason", "plugin", "requested_by"})
 class Steer(Struct, kw_only=True, forbid_unknown_fields=True):
     """A request.
 
-    Without ``plugin`` the run is asked, and only ``set`` takes ``arguments``: for example ``{"learning_rate": 1e-5}``. With ``plugin``
+    Without ``plugin`` the run is asked; ``set`` takes ``arguments``, for example ``{"learning_rate": 1e-5}``, and so do the verbs that edit
+    the trainer's queue: ``job``, and ``priority`` or ``before``, as text. With ``plugin``
     ``retention`` the verbs are ``pin``, ``unpin`` and ``restore``, and ``arguments`` name the ``checkpoint`` by its id; ``restore`` may say
     ``"pin": false``.
     """
 
-    verb: RunVerb | CheckpointVerb
+    verb: RunVerb | QueueVerb | CheckpointVerb
     plugin: Literal["", "retention"] = ""
     arguments: dict[str, str | int | float | bool] = msgspec.field(default_factory=dict)
     reason: Annotated[str, Meta(max_length=500)] = ""
@@ -63,8 +66,8 @@ def read(body: bytes) -> Steer:
 
 
 def _check_settings(asked: Steer) -> None:
-    if bool(asked.arguments) != (asked.verb == "set"):
-        raise RefusedRequest(400, "`set` needs arguments, and no other verb takes any.")
+    if asked.verb not in QUEUE_VERBS and bool(asked.arguments) != (asked.verb == "set"):
+        raise RefusedRequest(400, "`set` needs arguments, and no other verb takes any but those of the queue.")
     if taken := RESERVED.intersection(asked.arguments):
         raise RefusedRequest(400, f"A setting can't be named {', '.join(sorted(taken))}.")
 

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import queue as threads
 import signal
-import subprocess
-import sys
-import threading
 import time
-from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import FrameType
-from typing import IO, Protocol
+from typing import Protocol
 
 import msgspec
 
@@ -22,21 +17,27 @@ from trainbus.bus import events
 from trainbus.bus.facts import default_run_id
 from trainbus.bus.home import home, private_directory
 from trainbus.bus.publisher import Publisher
-from trainbus.errors import ConfigError, DataError, ModelError, RefusedError
+from trainbus.errors import ConfigError
 from trainbus.trainer_node import checkpoints
 from trainbus.trainer_node.config import TrainerConfig
 from trainbus.trainer_node.inbox import messages
-from trainbus.trainer_node.inbox.intake import COMPLETED, FAILED, Intake, Taken
-from trainbus.trainer_node.inbox.queue import WAITING, Job, Queue
-from trainbus.trainer_node.inbox.watchdog import Watchdog
+from trainbus.trainer_node.inbox.account import Account
+from trainbus.trainer_node.inbox.child import Child, Ended
+from trainbus.trainer_node.inbox.crash import Inquest, Inquests, PlainInquest
+from trainbus.trainer_node.inbox.desk import INTERVALS, Desk
+from trainbus.trainer_node.inbox.ending import Ending, Next
+from trainbus.trainer_node.inbox.intake import Intake, Taken
+from trainbus.trainer_node.inbox.locks import LOCK, hold
+from trainbus.trainer_node.inbox.queue import HELD, PAUSED, SETTINGS, WAITING, Job, Queue
+from trainbus.trainer_node.inbox.watching import Watch
 from trainbus.trainer_node.part import Part
 from trainbus.trainer_node.plan import RUNS
+from trainbus.trainer_node.room import Room
 
 TICK_SECONDS = 0.5
 """The folder and the watchdog are looked at this often; a file-system notification is quicker."""
-KILL_AFTER_SECONDS = 60.0
-"""A hanging worker has so long to save after SIGTERM."""
-TAIL_LINES = 20
+LOOK_SECONDS = 10.0
+"""A worker's processes and memory are looked at this often, so that its death can be explained."""
 
 
 class Teller(Protocol):
@@ -52,25 +53,6 @@ class Teller(Protocol):
         """Something that a person should know."""
 
 
-class Ended(msgspec.Struct, frozen=True):
-    """A worker is gone. ``code`` as `subprocess` gives it: negative for a signal."""
-
-    code: int
-
-
-class _Working:
-    """One job and its worker."""
-
-    def __init__(self, job: Job, process: subprocess.Popen[bytes], log: Path, watchdog: Watchdog) -> None:
-        self.job = job
-        self.process = process
-        self.log = log
-        self.watchdog = watchdog
-        self.outcome: messages.Done | messages.Refused | None = None
-        self.hang = ""
-        self.kill_at: float | None = None
-
-
 def queue_file(root: Path | None = None) -> Path:
     """Where the queue is kept."""
     return (root or home()) / "trainer" / "queue.db"
@@ -79,178 +61,241 @@ def queue_file(root: Path | None = None) -> Path:
 class Daemon:
     """Runs until SIGTERM, SIGINT, the command stop, or (``until_empty``) until nothing waits.
 
+    It owns the run: takes its commands, gives its signs of life, publishes its beginning and its end. Workers only add to it.
+
     Args:
         config: Its ``inbox`` is the folder.
         teller: Who is told.
         root: The state directory; None for TRAINBUS_HOME.
+        inquests: Explain the death of a worker.
 
     Raises:
-        RefusedError: From `run`: another daemon runs in this state directory.
+        RefusedError: From `run`: another daemon runs in this state directory, on this inbox or in this output.
         DataError, ConfigError, ModelError: From `run`: the folder or the configuration can't be used, whatever the file.
     """
 
-    def __init__(self, config: TrainerConfig, teller: Teller, *, root: Path | None = None, until_empty: bool = False) -> None:
+    def __init__(
+        self,
+        config: TrainerConfig,
+        teller: Teller,
+        *,
+        root: Path | None = None,
+        until_empty: bool = False,
+        inquests: Inquests = PlainInquest,
+    ) -> None:
         _check(config)
         name = config.name or Path(config.inbox).expanduser().absolute().name
-        output = Path(config.output).expanduser() if config.output else RUNS / name
-        known = checkpoints.read_run_file(output)
+        self._output = Path(config.output).expanduser() if config.output else RUNS / name
+        known = checkpoints.read_run_file(self._output)
         self._root = root or home()
         self._folder = private_directory(self._root / "trainer")
-        self._config = msgspec.structs.replace(config, name=name, output=str(output))
+        self._config = msgspec.structs.replace(config, name=name, output=str(self._output))
+        self._resumes = known is not None
         self._run = known.run if known else default_run_id(name)
         self._teller = teller
         self._until_empty = until_empty
-        self._happened: threads.SimpleQueue[messages.Message | Ended | None] = threads.SimpleQueue()
-        self._working: _Working | None = None
+        self._inquests = inquests
+        self._room = Room(self._output, config.free_disk)
+        self._happened: threads.SimpleQueue[messages.Message | Ended | events.Command | None] = threads.SimpleQueue()
+        self._child: Child | None = None
+        self._inquest: Inquest | None = None
+        self._next_look = 0.0
+        self._announce = True
         self._stopping = ""
         self._not_before = 0.0
+        self._waits = ""
         self._fatal: Exception | None = None
+        self._told: dict[str, Job] = {}
 
     def run(self) -> None:
         """Work."""
         with ExitStack() as stack:
-            self._lock(stack)
+            self._hold_locks(stack)
             self._queue = stack.enter_context(Queue(queue_file(self._root)))
             self._intake = Intake(Path(self._config.inbox), self._queue, settle=self._config.settle_seconds)
-            self._publisher = Publisher(self._run, name="inbox", root=self._root)
-            stack.callback(self._publisher.close)
+            publisher = Publisher(self._run, name="inbox", owner=True, root=self._root, on_command=self._happened.put)
+            stack.callback(publisher.close)
+            self._account = Account(publisher, self._config.name)
+            self._desk = Desk(
+                self._queue, self._intake, self._account.answer, changed=self._tell, stop=self._stop, newest=self._newest_checkpoint
+            )  # fmt: skip
+            self._ending = Ending(self._queue, self._intake, self._account, self._config, self._tell)
             for number in (signal.SIGINT, signal.SIGTERM):
                 stack.callback(signal.signal, number, signal.signal(number, self._on_signal))
-            for job in (*self._queue.recover(), *self._intake.recover()):
-                self._tell(job, "waits again" if job.reason else "waits")
-            stack.enter_context(self._watching())
-            try:
-                while self._step():
-                    pass
-            finally:
-                self._end_worker()
+            self._begin()
+            stack.enter_context(Watch(self._intake.folder, lambda: self._happened.put(None)))
+            self._work()
         if self._fatal is not None:
             raise self._fatal
+
+    def _begin(self) -> None:
+        marker = self._newest_marker()
+        self._account.begin(msgspec.to_builtins(self._config), resumed=self._resumes, step=marker.step if marker else None)
+        self._account.beat(self._waits, marker.step if marker else None)
+        for job in (*self._queue.recover(), *self._intake.recover()):
+            self._tell(job, "waits again" if job.reason else "waits")
+        self._told = {job.id: job for job in self._queue.jobs()}
+
+    def _work(self) -> None:
+        outcome: events.RunOutcome = "failed"
+        reason = "the trainer broke off"
+        try:
+            while self._step():
+                pass
+            outcome, reason = ("stopped" if self._stopping else "completed"), self._stopping
+            if self._fatal is not None:
+                outcome, reason = "failed", str(self._fatal)
+        finally:
+            if self._child is not None:  # only when the daemon itself failed
+                self._child.release()
+            self._account.end(outcome, reason)
 
     # -- one turn
 
     def _step(self) -> bool:
         """Look, act, wait for something to happen; False when there is nothing more to do."""
-        for taken in self._intake.look(time.monotonic()):
+        now = time.monotonic()
+        for taken in self._intake.look(now):
             self._taken(taken)
-        if self._working is None:
+        if self._queue.changed_elsewhere():
+            self._tell_changes()
+        if self._child is None:
             if self._stopping or (self._until_empty and not self._queue.jobs(WAITING) and not self._intake.waiting()):
                 return False
-            self._begin()
-        elif (problem := self._working.watchdog.hangs(time.monotonic())) and not self._working.hang:
-            self._end_hanging(self._working, problem)
-        elif self._working.kill_at is not None and time.monotonic() > self._working.kill_at:
-            self._working.process.kill()
+            if why := self._why_not(now):
+                self._wait(why)
+            else:
+                self._start()
+        else:
+            self._watch_over(self._child, now)
         with suppress(threads.Empty):
             self._handle(self._happened.get(timeout=TICK_SECONDS))
         return True
 
-    def _begin(self) -> None:
-        if time.monotonic() < self._not_before or (job := self._queue.take()) is None:
+    def _why_not(self, now: float) -> str:
+        """Why no file begins now; empty when one may."""
+        if flag := self._queue.flag(PAUSED):
+            return f"paused {flag.since}; `trainbus control resume`"
+        if not self._queue.jobs(WAITING):
+            return "the inbox is empty"
+        if flag := self._queue.flag(HELD):
+            return f"the queue is held {flag.since}; `trainbus control queue-release`"
+        if now < self._not_before:
+            return "a pause before the next attempt"
+        return self._room.lacking()
+
+    def _wait(self, why: str) -> None:
+        if why != self._waits:
+            self._waits = why
+            self._teller.note(f"idle: {why}")
+        self._account.idle(why)
+
+    def _start(self) -> None:
+        if (job := self._queue.take()) is None:
             return
+        self._waits = ""
         self._tell(job, f"training begins (attempt {job.attempts + 1} of {self._config.attempts})")
-        log = private_directory(self._folder / "logs") / f"{job.id}.log"
+        self._account.busy()
         unfinished = tuple(other.id for other in self._queue.jobs((*WAITING, "processing")) if other.id != job.id)
         order = messages.Order(
             config=msgspec.structs.replace(self._config, data=str(job.path)),
             part=Part(job=job.id, run=self._run, unfinished=unfinished, rejected=str(self._intake.rejected(job))),
             lock=str(self._folder / "worker.lock"),
+            daemon=os.getpid(),
+            announce=self._announce,
         )
-        with log.open("ab") as errors:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "trainbus.trainer_node.inbox.worker"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                start_new_session=True,  # Ctrl-C is for us; the worker hears of it from us
-                env={**os.environ, "TRAINBUS_HOME": str(self._root)},
-            )
-        assert process.stdin is not None
-        assert process.stdout is not None
-        with suppress(BrokenPipeError):  # it died at once: its end will tell
-            process.stdin.write(msgspec.json.encode(order) + b"\n")
-            process.stdin.flush()
-        self._working = _Working(job, process, log, Watchdog(self._config.hang_seconds))
-        threading.Thread(target=self._listen, args=(process, process.stdout), name="trainbus-worker", daemon=True).start()
+        log = private_directory(self._folder / "logs") / f"{job.id}.log"
+        self._announce = False
+        self._child = Child(job, order, root=self._root, log=log, hang_seconds=self._config.hang_seconds, happened=self._happened.put)
+        self._inquest = self._inquests(self._run, self._child.process.pid)
+        self._next_look = time.monotonic() + LOOK_SECONDS
+        if flag := self._queue.flag(SETTINGS):
+            command = events.Command(run=self._run, id=flag.command, verb="set", arguments=flag.settings, requested_by=flag.by)
+            self._child.pass_on(command)
 
-    def _listen(self, process: subprocess.Popen[bytes], stream: IO[bytes]) -> None:
-        for line in stream:
-            with suppress(msgspec.DecodeError):  # a line that was cut by the worker's death
-                self._happened.put(msgspec.json.decode(line, type=messages.Message))
-        self._happened.put(Ended(process.wait()))
+    def _watch_over(self, child: Child, now: float) -> None:
+        if not child.hang and (problem := child.watchdog.hangs(now)):
+            child.end_hanging(problem, now)
+            self._teller.note(f"{child.job.name}: {problem}; SIGTERM now, then SIGKILL")
+        child.look(now)
+        if self._inquest is not None and now >= self._next_look:
+            self._next_look = now + LOOK_SECONDS
+            self._inquest.look()
 
-    def _handle(self, happened: messages.Message | Ended | None) -> None:
-        working = self._working
-        if working is None or happened is None:
+    # -- what happens
+
+    def _handle(self, happened: messages.Message | Ended | events.Command | None) -> None:
+        child = self._child
+        if isinstance(happened, events.Command):
+            self._obey(happened)
+        elif child is None or happened is None:
             return
-        now = time.monotonic()
-        if isinstance(happened, Ended):
-            self._working = None
-            self._settle(working, happened.code)
-            return
-        if isinstance(happened, messages.Phase):
-            working.watchdog.phase(happened.name, now)
-        elif isinstance(happened, messages.Step):
-            working.watchdog.step(now)
-        elif isinstance(happened, messages.Done | messages.Refused):
-            working.outcome = happened
-        self._teller.message(happened)
-
-    # -- what becomes of a job
-
-    def _settle(self, working: _Working, code: int) -> None:
-        job, outcome = working.job, working.outcome
-        if isinstance(outcome, messages.Refused):
-            self._refused(job, outcome)
-        elif outcome is None or working.hang:
-            self._crashed(working, code)
-        elif outcome.summary.outcome == "completed":
-            summary = outcome.summary
-            job = self._queue.complete(job, path=self._intake.file_away(job, COMPLETED), examples=summary.file_examples)
-            left_out = f"; {summary.rejected:,} bad lines are in {self._intake.rejected(job)}" if summary.rejected else ""
-            self._tell(job, f"completed at step {summary.total_steps}{left_out}")
-            working.log.unlink(missing_ok=True)
-        elif outcome.summary.outcome == "failed":
-            self._give_up(job, outcome.summary.reason)
-        elif outcome.summary.skipped:
-            self._tell(self._queue.skip(job, outcome.summary.reason), "skipped; it goes on after all others")
+        elif isinstance(happened, Ended):
+            self._settle(child, happened.code)
         else:
-            self._tell(self._queue.put_back(job, outcome.summary.reason), f"stopped: {outcome.summary.reason}")
-            self._stopping = self._stopping or outcome.summary.reason
+            if isinstance(happened, messages.Answer):
+                self._note_answer(child, happened.result)
+            child.take(happened, time.monotonic())
+            if isinstance(happened, messages.Phase | messages.Step):
+                self._account.beat(child.phase, child.step)
+            self._teller.message(happened)
 
-    def _refused(self, job: Job, refused: messages.Refused) -> None:
-        """Bad data fail the file; a model that can't be had would fail every file, so that ends the daemon."""
-        if refused.kind == DataError.__name__:
-            self._give_up(job, f"{refused.problem} {refused.hint}".strip())
-        elif refused.trained:
-            self._try_again(job, refused.problem)
+    def _obey(self, command: events.Command) -> None:
+        child = self._child
+        if self._desk.edits(command):
+            self._desk.edit(command)
+        elif self._stopping:
+            self._account.answer(command, "refused", "the run is stopping")
+        elif child is None:
+            self._desk.idle(command)
+        elif command.verb in ("stop", "skip") and not child.began and child.interrupted is None:
+            self._account.answer(command, "accepted", "it is still being loaded: nothing has to be saved")
+            child.interrupt(command)
         else:
-            self._tell(self._queue.put_back(job, refused.problem), "waits: no file can be trained on like this")
-            kind = {ConfigError.__name__: ConfigError}.get(refused.kind, ModelError)
-            self._fatal = kind(refused.problem, hint=refused.hint)
-            self._stopping = refused.problem
+            child.pass_on(command)
 
-    def _crashed(self, working: _Working, code: int) -> None:
-        if self._stopping and not working.hang:  # it was told to end before it had anything to save
-            self._tell(self._queue.put_back(working.job, self._stopping), f"stopped: {self._stopping}")
+    def _note_answer(self, child: Child, result: events.CommandResult) -> None:
+        """What the worker was told by somebody holds for the next worker, too."""
+        command = child.asked(result)
+        if command is None or result.state == "accepted":
             return
-        how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-        what = working.hang or f"the worker ended with {how}"
-        if code == -signal.SIGKILL and not working.hang:
-            what += " (perhaps the kernel, for want of memory: see `trainbus doctor`)"
-        last = _last_line(working.log)
-        self._try_again(working.job, f"{what}{f'; its last words: {last}' if last else ''}. Log: {working.log}")
-
-    def _try_again(self, job: Job, reason: str) -> None:
-        if job.attempts + 1 >= self._config.attempts:
-            self._give_up(job, f"{reason} ({job.attempts + 1} attempts)")
+        if (flag := self._queue.flag(SETTINGS)) is not None and flag.command == command.id:
+            self._queue.set_flag(SETTINGS, None)
+        if result.state != "done":
             return
-        job = self._queue.put_back(job, reason, attempted=True)
-        self._not_before = time.monotonic() + self._config.retry_seconds
-        self._tell(job, f"{reason}; next attempt in {self._config.retry_seconds:g} s")
+        if command.verb == "pause":
+            self._queue.set_flag(PAUSED, self._desk.said(command))
+        elif command.verb in ("resume", "stop"):
+            self._queue.set_flag(PAUSED, None)
+        elif command.verb == "set":
+            intervals = {name: int(value) for name, value in result.result.get("now", {}).items() if name in INTERVALS}
+            self._config = msgspec.structs.replace(self._config, **intervals)
 
-    def _give_up(self, job: Job, reason: str) -> None:
-        self._tell(self._queue.fail(job, reason, path=self._intake.file_away(job, FAILED, reason)), f"failed: {reason}")
+    def _settle(self, child: Child, code: int) -> None:
+        """A worker is gone: what becomes of its job, of the commands that it left, and of the daemon."""
+        assert self._inquest is not None
+        self._child, inquest, self._inquest = None, self._inquest, None
+        self._queue.worked(child.job, child.worked(time.monotonic()))
+        verdict = self._ending.of(child, code, inquest, stopping=self._stopping)
+        inquest.close()
+        self._stopping = self._stopping or verdict.stop
+        self._fatal = self._fatal or verdict.fatal
+        self._announce = self._announce or verdict.broke_off
+        self._not_before = time.monotonic() + verdict.pause
+        self._answer_left(child, verdict)
+
+    def _answer_left(self, child: Child, verdict: Next) -> None:
+        """Commands that the worker took with it."""
+        if (asked := child.interrupted) is not None:
+            self._account.answer(asked, "done", **self._newest_checkpoint())
+        kept = self._queue.flag(SETTINGS)
+        for command in child.unanswered():
+            if command.verb in ("pause", "resume", "stop"):
+                self._desk.idle(command)
+            elif kept is None or kept.command != command.id:
+                self._account.answer(command, "refused", "the training ended before it could be done")
+
+    # -- telling
 
     def _taken(self, taken: Taken) -> None:
         if taken.refused:
@@ -259,76 +304,47 @@ class Daemon:
             self._tell(taken.job, f"waits (priority {taken.job.priority})")
 
     def _tell(self, job: Job, text: str) -> None:
-        self._publisher.publish(
-            events.Job(
-                id=job.id, file=job.name, state=job.state, priority=job.priority, attempts=job.attempts, bytes=job.bytes,
-                examples=job.examples, reason=job.reason,
-            )
-        )  # fmt: skip
+        self._told[job.id] = job
+        self._account.job(job)
         self._teller.job(job, text)
+
+    def _tell_changes(self) -> None:
+        """Somebody has edited the queue: `trainbus queue`, for one."""
+        now = {job.id: job for job in self._queue.jobs()}
+        for job in now.values():
+            before = self._told.get(job.id)
+            if before is None or (before.state, before.priority) != (job.state, job.priority):
+                self._tell(job, f"{job.state} (priority {job.priority})")
+        for job in [job for job in self._told.values() if job.id not in now and job.state in WAITING]:
+            self._tell(msgspec.structs.replace(job, state="failed", reason="taken out of the queue by hand"), "removed")
+
+    def _newest_marker(self) -> checkpoints.Marker | None:
+        for path in reversed(checkpoints.listed(self._output)):
+            if (marker := checkpoints.read_marker(path)) is not None:
+                return marker
+        return None
+
+    def _newest_checkpoint(self) -> dict[str, str]:
+        marker = self._newest_marker()
+        return {"checkpoint": marker.id, "path": str((self._output / f"checkpoint-{marker.step}").absolute())} if marker else {}
 
     # -- ending
 
-    def _end_hanging(self, working: _Working, problem: str) -> None:
-        working.hang = problem
-        working.kill_at = time.monotonic() + KILL_AFTER_SECONDS
-        self._teller.note(f"{working.job.name}: {problem}; SIGTERM now, SIGKILL in {KILL_AFTER_SECONDS:.0f} s")
-        working.process.terminate()
+    def _stop(self, reason: str) -> None:
+        self._stopping = self._stopping or reason
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if self._stopping and self._working is not None:
-            self._working.process.kill()
+        if self._stopping and self._child is not None:
+            self._child.process.kill()
         self._stopping = self._stopping or f"signal {signal.Signals(number).name}"
-        if self._working is not None:
-            self._working.process.terminate()
+        if self._child is not None:
+            self._child.process.terminate()
         self._happened.put(None)
 
-    def _end_worker(self) -> None:
-        """Only when the daemon itself failed: the worker saves when its standard input ends."""
-        if self._working is not None and self._working.process.stdin is not None:
-            self._working.process.stdin.close()
-            self._working.process.wait()
-
-    def _lock(self, stack: ExitStack) -> None:
-        lock = stack.enter_context((self._folder / "daemon.lock").open("a+"))
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.seek(0)
-            pid = lock.read().strip() or "unknown"
-            hint = "Drop files into its inbox, or stop it with SIGTERM; another TRAINBUS_HOME holds another one."
-            raise RefusedError(f"A trainer runs already in {self._root} (pid {pid}).", hint=hint, code="running") from None
-        lock.truncate(0)
-        lock.write(f"{os.getpid()}\n")
-        lock.flush()
-
-    def _watching(self) -> _Watch:
-        return _Watch(self._intake.folder, lambda: self._happened.put(None))
-
-
-class _Watch:
-    """Calls ``changed`` when something happens in a folder. A network mount tells nothing: there the daemon's own looks have to do."""
-
-    def __init__(self, folder: Path, changed: Callable[[], None]) -> None:
-        self._folder = folder
-        self._changed = changed
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="trainbus-inbox", daemon=True)
-
-    def __enter__(self) -> _Watch:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        from watchfiles import watch
-
-        with suppress(OSError):  # no notifications here: the daemon looks by itself
-            for _ in watch(self._folder, watch_filter=None, stop_event=self._stop, rust_timeout=500, step=50):
-                self._changed()
+    def _hold_locks(self, stack: ExitStack) -> None:
+        hold(stack, self._folder / "daemon.lock", str(self._root))
+        hold(stack, Path(self._config.inbox).expanduser() / LOCK, f"the inbox {self._config.inbox}")
+        hold(stack, self._output / LOCK, f"the output {self._output}")
 
 
 def _check(config: TrainerConfig) -> None:
@@ -346,12 +362,3 @@ def _check(config: TrainerConfig) -> None:
             hint="Leave it out; `trainbus control stop` ends it.",
             key="trainer.max_steps",
         )
-
-
-def _last_line(log: Path) -> str:
-    """The last words of a worker that a person can use."""
-    try:
-        lines = log.read_text(errors="replace").splitlines()[-TAIL_LINES:]
-    except OSError:
-        return ""
-    return next((line.strip() for line in reversed(lines) if line.strip()), "")

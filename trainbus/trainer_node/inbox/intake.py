@@ -191,6 +191,13 @@ def move(path: Path, target: Path, reason: str = "") -> Path:
     return free
 
 
+def set_aside(job: Job) -> Path:
+    """Move the file of a job that was taken out of the queue to those that failed; gives its path."""
+    if job.path.parent.name != QUEUED or not job.path.exists():
+        return job.path
+    return move(job.path, job.path.parent.parent / FAILED / job.name, "it was taken out of the queue by hand")
+
+
 def _rename(path: Path, target: Path) -> None:
     """Atomic within a file system; a copy and a removal across two."""
     try:

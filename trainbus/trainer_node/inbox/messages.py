@@ -6,16 +6,24 @@ from typing import TypeAlias
 
 from msgspec import Struct
 
+from trainbus.bus.events import CommandResult
 from trainbus.trainer_node.config import Summary, TrainerConfig
 from trainbus.trainer_node.part import Part
 
 
 class Order(Struct, kw_only=True):
-    """The one line that the worker reads. It ends, with a checkpoint, when its standard input is closed after it."""
+    """The first line that the worker reads; each line after it is a `Command` for the run. It ends, with a checkpoint, when its standard
+    input is closed.
+
+    ``daemon`` is the process id of who sends it. ``announce``: say on the bus that a process begins, because this one does not simply
+    go on where the one before it has ended.
+    """
 
     config: TrainerConfig
     part: Part
     lock: str
+    daemon: int
+    announce: bool
 
 
 class Phase(Struct, tag="phase"):
@@ -44,6 +52,12 @@ class Note(Struct, tag="note"):
     text: str
 
 
+class Answer(Struct, tag="answer", kw_only=True):
+    """What became of a command that the daemon has passed on; the worker has told the bus already."""
+
+    result: CommandResult
+
+
 class Done(Struct, tag="done"):
     """The job has come to an end of its own."""
 
@@ -59,4 +73,4 @@ class Refused(Struct, tag="refused"):
     trained: bool
 
 
-Message: TypeAlias = Phase | Progress | Step | Note | Done | Refused
+Message: TypeAlias = Phase | Progress | Step | Note | Answer | Done | Refused

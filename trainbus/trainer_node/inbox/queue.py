@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, get_args
 from uuid import uuid4
 
 import msgspec
@@ -41,15 +41,19 @@ _SCHEMA = """
 CREATE TABLE IF NOT EXISTS jobs (
     id TEXT PRIMARY KEY, name TEXT NOT NULL, path TEXT NOT NULL, state TEXT NOT NULL, priority TEXT NOT NULL, place REAL NOT NULL,
     attempts INTEGER NOT NULL, bytes INTEGER NOT NULL, examples INTEGER, reason TEXT NOT NULL,
-    added INTEGER NOT NULL, started INTEGER, ended INTEGER
-) STRICT
+    added INTEGER NOT NULL, started INTEGER, ended INTEGER, seconds REAL NOT NULL DEFAULT 0
+) STRICT;
+CREATE TABLE IF NOT EXISTS flags (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT
 """
 _ORDER = "CASE priority WHEN 'high' THEN 0 WHEN 'normal' THEN 1 ELSE 2 END, place"
 _BUSY_SECONDS = 10.0
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
-    """One data file. ``added``, ``started`` and ``ended`` are wall clock in ns; ``attempts`` counts those that ended badly."""
+    """One data file. ``added``, ``started`` and ``ended`` are wall clock in ns; ``attempts`` counts those that ended badly.
+
+    ``seconds`` is the work on it so far, all attempts together, without pauses.
+    """
 
     id: str
     name: str
@@ -64,6 +68,27 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     added: int = 0
     started: int | None = None
     ended: int | None = None
+    seconds: float = 0.0
+
+
+class Flag(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that a person has said, and that holds until it is taken back, also for the next trainer: who, why and when (ns)."""
+
+    by: str = ""
+    reason: str = ""
+    time: int = 0
+    settings: dict[str, Any] = {}
+    command: str = ""
+
+    @property
+    def since(self) -> str:
+        """When it was said, by whom and why, in words."""
+        when = time.strftime("%Y-%m-%d %H:%M", time.localtime(self.time / 1e9))
+        return f"since {when}{f' by {self.by}' if self.by else ''}{f' ({self.reason})' if self.reason else ''}"
+
+
+PAUSED, HELD, SETTINGS = "paused", "held", "settings"
+"""Flags: training waits; no further file begins; what was set while nothing was trained on, for the next file."""
 
 
 def new_id() -> str:
@@ -84,7 +109,11 @@ class Queue:
         self._db.row_factory = sqlite3.Row
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=FULL")
-        self._db.execute(_SCHEMA)
+        self._db.executescript(_SCHEMA)
+        if "seconds" not in {row["name"] for row in self._db.execute("PRAGMA table_info(jobs)")}:  # made by an earlier version
+            self._db.execute("ALTER TABLE jobs ADD COLUMN seconds REAL NOT NULL DEFAULT 0")
+        self._version = 0
+        self.changed_elsewhere()
 
     def __enter__(self) -> Queue:
         return self
@@ -142,12 +171,16 @@ class Queue:
         with self._change():
             return self._move(job, "skipped", reason=reason, priority="low", place=self._end())
 
-    def retry(self, job: Job, *, path: Path) -> Job:
-        """A failed job waits again, with all attempts before it."""
+    def check_retry(self, job: Job) -> None:
+        """Refuse what `retry` would refuse, before its file is moved."""
         if job.state != "failed":
             raise RefusedError(
                 f"{job.name} is {job.state}.", hint="Only a failed job can be tried again.", found=job.state, allowed="failed"
             )
+
+    def retry(self, job: Job, *, path: Path) -> Job:
+        """A failed job waits again, with all attempts before it."""
+        self.check_retry(job)
         with self._change():
             return self._move(job, "queued", path=path, attempts=0, reason="", place=self._end(), ended=None)
 
@@ -182,6 +215,29 @@ class Queue:
     def set_examples(self, job: Job, examples: int) -> None:
         """Its number of examples, known once it was read."""
         self._db.execute("UPDATE jobs SET examples = ? WHERE id = ?", (examples, job.id))
+
+    def worked(self, job: Job, seconds: float) -> Job:
+        """So much more time has gone into a job."""
+        with self._change():
+            current = self._current(job)
+            return self._write(msgspec.structs.replace(current, seconds=current.seconds + seconds))
+
+    def flag(self, name: str) -> Flag | None:
+        """What somebody has said; None when nobody has, or it was taken back."""
+        row = self._db.execute("SELECT value FROM flags WHERE name = ?", (name,)).fetchone()
+        return None if row is None else msgspec.json.decode(row["value"], type=Flag)
+
+    def set_flag(self, name: str, flag: Flag | None) -> None:
+        """Say it, or take it back with None."""
+        if flag is None:
+            self._db.execute("DELETE FROM flags WHERE name = ?", (name,))
+        else:
+            self._db.execute("INSERT OR REPLACE INTO flags VALUES (?, ?)", (name, msgspec.json.encode(flag).decode()))
+
+    def changed_elsewhere(self) -> bool:
+        """Whether another process has changed the queue since the last call."""
+        before, self._version = self._version, int(self._db.execute("PRAGMA data_version").fetchone()[0])
+        return before != self._version
 
     # -- one transaction each
 
