@@ -23,6 +23,7 @@ def config(tiny_base, questions, tmp_path):
             "model": str(tiny_base), "data": str(questions), "output": str(tmp_path / "out"), "method": "full",
             "max_steps": 8, "save_steps": 3,
             "batch_size": 2, "learning_rate": 1e-3, "warmup": 2, "max_length": 64, "lora_r": 4, "lora_alpha": 8,
+            "eval_tokens": 4,
         }  # fmt: skip
         return TrainerConfig(**(defaults | given))
 

@@ -32,6 +32,7 @@ from trainbus.trainer_node.steering import TrainerSteering
 
 if TYPE_CHECKING:
     from trainbus.bus.run import Run
+    from trainbus.trainer_node.evaluation.examination import Examination
 
 log = logging.getLogger(__name__)
 M = TypeVar("M", bound=Callable[..., None])
@@ -90,6 +91,7 @@ class TrainbusCallback(TrainerCallback):
             this process. The command skip then ends the part.
         phase_began: Told the name of each phase that begins in the training, and ``train`` when it is over.
         guard: End the training, without saving, when loss or gradient norm are no finite numbers: the weights are ruined then.
+        examination: Adds to each evaluation what it measures.
     """
 
     def __init__(
@@ -100,12 +102,14 @@ class TrainbusCallback(TrainerCallback):
         examples: int = 0,
         tokens: int = 0,
         guard: bool = False,
+        examination: Examination | None = None,
         positions: Callable[[int], Mapping[str, int]] | None = None,
         phase_began: Callable[[str], None] | None = None,
     ) -> None:
         self._run = run
         self._name = name
         self._guard = guard
+        self.examination = examination
         self._trainer: Any = None
         self._wrapped: list[str] = []
         self._sealer = Sealer(self._sealed)
@@ -242,6 +246,10 @@ class TrainbusCallback(TrainerCallback):
         }
         dataset = prefix.removeprefix("eval_").strip("_")
         measured: dict[str, Any] = {name: value for name, value in values.items() if name not in _SPEEDS}
+        if self.examination is not None and not dataset:
+            examined = self._examined(self.examination, state.global_step, measured)
+            measured |= examined
+            metrics.update({f"{prefix}{name}": value for name, value in examined.items()})
         self._run.eval(state.global_step, dataset=dataset, duration=values.get("runtime"), **measured)
         self._evaluated = (state.global_step, {f"eval_{name}": value for name, value in measured.items()})
         self._control.finish(self._control.take("evaluate"), "done", result=measured)
@@ -326,6 +334,8 @@ class TrainbusCallback(TrainerCallback):
         )
         if self._guard:
             self._note_doubt()
+        if self.examination is not None and self._loss is not None:
+            self.examination.saw(self._loss)
         if self.first_loss is None:
             self.first_loss = self._loss
         self.last_loss, self._loss = self._loss, None
@@ -362,6 +372,14 @@ class TrainbusCallback(TrainerCallback):
                 for command in self._run.commands():
                     self._control.handle(command)
 
+    def _examined(self, examination: Examination, step: int, measured: dict[str, float]) -> dict[str, float]:
+        """What it adds; nothing when it fails, and what was measured is published all the same."""
+        try:
+            return examination.examine(step, measured)
+        except Exception as error:  # noqa: BLE001 - as `contained`
+            self.failed("examine", error)
+            return {}
+
     @contextmanager
     def _phase(self, name: str) -> Iterator[None]:
         """A phase of the run; the time in it does not count as time of a step."""
@@ -386,6 +404,8 @@ class TrainbusCallback(TrainerCallback):
         facts: dict[str, Any] = {"run": self._run.id, "name": self._name, "step": step, "examples": self._examples, "tokens": self._tokens}
         if self._positions is not None:
             facts["positions"] = self._positions(self._examples - self._examples_before)
+        if self.examination is not None:
+            self.examination.enclose(path)
         self._sealer.submit(path, **facts)
 
     def _sealed(self, path: Path, result: Marker | OSError) -> None:

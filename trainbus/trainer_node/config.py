@@ -33,6 +33,18 @@ class TrainerConfig(Struct, kw_only=True, forbid_unknown_fields=True):
         save_steps: Steps between checkpoints; the end of training is always saved.
         eval_steps: Steps between evaluations; unused without ``eval_file`` or ``eval_fraction``.
         eval_fraction: Share of the data that is held out (by seed) for evaluation.
+        eval_limit: The evaluation set has at most so many examples, chosen by seed.
+        eval_samples: So many of them are also asked as questions at each evaluation, always the same; 0 for none.
+        eval_train_samples: So many examples of the training data are asked, too; what is wrong goes into ``mistakes.jsonl`` in the output,
+            a file to train on.
+        eval_tokens: Longest answer.
+        eval_answer_seconds: A batch of answers is cut after so long.
+        eval_seconds: No further batch is asked after so long.
+        eval_think_penalty: Taken from the logit of what completes ``<think>`` or ``</think>`` in an answer.
+        eval_think_ramp: The think penalty rises from 0 to its amount over so many tokens.
+        eval_stops: Texts at which an answer ends.
+        eval_after_stop_penalty: Taken from the logits of all tokens but the end, once a stop was generated.
+        eval_end_reward: Added to the logit of the end, once a stop was generated.
         max_grad_norm: Gradients are clipped to this norm; 0 turns that off.
         dtype: Type of the weights and of the computation.
         logging_steps: Steps between what Trainer itself logs; the bus gets every step in any case.
@@ -66,6 +78,17 @@ class TrainerConfig(Struct, kw_only=True, forbid_unknown_fields=True):
     eval_steps: Positive = 200
     eval_fraction: Annotated[float, Meta(ge=0, le=0.5)] = 0.0
     eval_file: str = ""
+    eval_limit: Positive = 2000
+    eval_samples: Annotated[int, Meta(ge=0)] = 8
+    eval_train_samples: Annotated[int, Meta(ge=0)] = 0
+    eval_tokens: Positive = 256
+    eval_answer_seconds: Annotated[float, Meta(gt=0)] = 30.0
+    eval_seconds: Annotated[float, Meta(gt=0)] = 120.0
+    eval_think_penalty: Annotated[float, Meta(ge=0)] = 0.0
+    eval_think_ramp: Annotated[int, Meta(ge=0)] = 0
+    eval_stops: list[str] = []
+    eval_after_stop_penalty: Annotated[float, Meta(ge=0)] = 0.0
+    eval_end_reward: Annotated[float, Meta(ge=0)] = 0.0
     seed: Annotated[int, Meta(ge=0, le=2**32 - 1)] = 42
     dtype: Literal["float32", "bfloat16"] = "float32"
     logging_steps: Positive = 10

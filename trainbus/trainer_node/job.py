@@ -22,6 +22,7 @@ from trainbus.trainer_node.signals import stop_on_signals
 if TYPE_CHECKING:
     from trainbus.bus.run import Run
     from trainbus.trainer_node.callback import TrainbusCallback
+    from trainbus.trainer_node.evaluation.questions import Question
 
 TOLD_EVERY_SECONDS = 0.5
 """An observer hears of steps this often: reading a loss waits for the device."""
@@ -36,6 +37,7 @@ class _Prepared(NamedTuple):
     built: model.Built
     training: tokens.TokenDataset
     evaluation: tokens.TokenDataset | None
+    asked: list[Question]
     rejected: int
 
 
@@ -97,6 +99,8 @@ def _load_libraries() -> None:
 
 
 def _prepare(config: TrainerConfig, run: Run, watcher: Observer, rejected: Path, *, tolerant: bool) -> _Prepared:
+    from trainbus.trainer_node.evaluation.setup import chosen_questions, limited
+
     with _phase(run, watcher, "load_data"):
         loaded = data.load(config.data, config.data_split, tolerant=tolerant)
         examples = loaded.examples
@@ -108,6 +112,7 @@ def _prepare(config: TrainerConfig, run: Run, watcher: Observer, rejected: Path,
         held_out = data.load(config.eval_file, config.data_split).examples if config.eval_file else []
         if not config.eval_file:
             examples, held_out = data.split(examples, config.eval_fraction, config.seed)
+        held_out = limited(held_out, config.eval_limit, config.seed)
     with _phase(run, watcher, "load_model"):
         built = model.build(config)
     share = built.trainable / max(1, built.total)
@@ -122,6 +127,7 @@ def _prepare(config: TrainerConfig, run: Run, watcher: Observer, rejected: Path,
         evaluation = (
             tokens.tokenize(held_out, built.tokenizer, config.max_length, source=config.eval_file or config.data) if held_out else None
         )
+    asked = chosen_questions(config, built.tokenizer, examples, held_out) if evaluation is not None else []
     report = training.stats()
     if report.truncated:
         watcher.note(
@@ -129,11 +135,12 @@ def _prepare(config: TrainerConfig, run: Run, watcher: Observer, rejected: Path,
         )
     if report.dropped:
         watcher.note(f"{report.dropped:,} examples were left out: nothing to learn from within max_length = {config.max_length}")
-    return _Prepared(built, training, evaluation, len(loaded.rejected))
+    return _Prepared(built, training, evaluation, asked, len(loaded.rejected))
 
 
 def _train(config: TrainerConfig, plan: Plan, part: Part | None, prepared: _Prepared, run: Run, output: Path, watcher: Observer) -> Summary:
     from trainbus.trainer_node.callback import attach
+    from trainbus.trainer_node.evaluation.setup import make_examination
 
     options: dict[str, Any] = {}
     training: Any = prepared.training
@@ -157,6 +164,11 @@ def _train(config: TrainerConfig, plan: Plan, part: Part | None, prepared: _Prep
         )
     trainer = _trainer(config, prepared, training, output, until=total if part is not None else None)
     callback = attach(trainer, run, name=plan.name, examples=plan.examples, tokens=plan.tokens, guard=True, **options)
+    if prepared.evaluation is not None:
+        callback.examination = make_examination(
+            config, trainer, run, prepared.asked, output=output, checkpoint=plan.checkpoint, hurry=lambda: bool(callback.stopped),
+            note=watcher.note,
+        )  # fmt: skip
     trainer.add_callback(_watching(callback, watcher))
     watcher.phase("train")
     started = time.monotonic()
@@ -179,6 +191,8 @@ def _nothing_left(plan: Plan, prepared: _Prepared, run: Run, output: Path) -> Su
 def _trainer(config: TrainerConfig, prepared: _Prepared, training: Any, output: Path, *, until: int | None) -> Any:
     from transformers import PrinterCallback, Trainer
 
+    from trainbus.trainer_node.evaluation.figures import trainer_options
+
     trainer = Trainer(
         model=prepared.built.model,
         args=training_arguments(config, output, evaluates=prepared.evaluation is not None, until=until),
@@ -186,6 +200,7 @@ def _trainer(config: TrainerConfig, prepared: _Prepared, training: Any, output: 
         eval_dataset=prepared.evaluation,
         data_collator=tokens.Collator(prepared.built.tokenizer.pad_token_id),
         processing_class=prepared.built.tokenizer,
+        **(trainer_options() if prepared.evaluation is not None else {}),
     )
     trainer.remove_callback(PrinterCallback)
     return trainer
