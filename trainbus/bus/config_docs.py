@@ -23,7 +23,7 @@ class Setting(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def settings(schema: type[msgspec.Struct]) -> list[Setting]:
-    """The settings of a section, in the order of its Struct; what they mean is in ``Meta(description=...)`` or the docstring's ``Args:``."""
+    """The settings of a section, in its order; what they mean is in ``Meta(description=...)`` or the docstring's ``Args:``."""
     described = types.type_info(schema)
     assert isinstance(described, types.StructType)
     told = _arguments(inspect.getdoc(schema) or "")

@@ -92,6 +92,7 @@ class TrainbusCallback(TrainerCallback):
         phase_began: Told the name of each phase that begins in the training, and ``train`` when it is over.
         guard: End the training, without saving, when loss or gradient norm are no finite numbers: the weights are ruined then.
         examination: Adds to each evaluation what it measures.
+        save_every: Seconds after which a checkpoint is saved although Trainer would not yet; 0 for never.
     """
 
     def __init__(
@@ -103,6 +104,7 @@ class TrainbusCallback(TrainerCallback):
         tokens: int = 0,
         guard: bool = False,
         examination: Examination | None = None,
+        save_every: float = 0.0,
         positions: Callable[[int], Mapping[str, int]] | None = None,
         phase_began: Callable[[str], None] | None = None,
     ) -> None:
@@ -110,6 +112,8 @@ class TrainbusCallback(TrainerCallback):
         self._name = name
         self._guard = guard
         self.examination = examination
+        self._save_every = save_every
+        self._saved_at = time.monotonic()
         self._trainer: Any = None
         self._wrapped: list[str] = []
         self._sealer = Sealer(self._sealed)
@@ -227,6 +231,8 @@ class TrainbusCallback(TrainerCallback):
                     self._control.handle(command)
             if self._control.paused:
                 self._wait()
+            if self._save_every and time.monotonic() - self._saved_at >= self._save_every:
+                self._steering.save()
             if self._stop_reason and not self._control.stopping:
                 self._control.stopping = self._stop_reason
                 self._steering.stop(self._stop_reason)
@@ -396,6 +402,7 @@ class TrainbusCallback(TrainerCallback):
         metrics = {"loss": float(self.last_loss)} if self.last_loss is not None else {}
         if self._evaluated[0] == step:
             metrics |= self._evaluated[1]
+        self._saved_at = time.monotonic()
         self._asked[path] = (step, metrics, self._control.take("save"))
         self._run.checkpoint(path, step=step, state="writing")
 

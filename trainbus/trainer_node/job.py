@@ -17,6 +17,8 @@ from trainbus.trainer_node.config import Resume, Summary, TrainerConfig
 from trainbus.trainer_node.observer import Observer, Silent, Throttle
 from trainbus.trainer_node.part import Part, Remaining, positions, presentation_order
 from trainbus.trainer_node.plan import RUNS, Plan, make_plan
+from trainbus.trainer_node.precision import resolved
+from trainbus.trainer_node.schedule import make_decayable
 from trainbus.trainer_node.signals import stop_on_signals
 
 if TYPE_CHECKING:
@@ -73,8 +75,9 @@ def run_job(
     plan = make_plan(config, resume, part)
     for note in plan.notes:
         watcher.note(note)
-    settings = msgspec.to_builtins(config)
     _load_libraries()
+    config = resolved(config)
+    settings = msgspec.to_builtins(config)
     resumed = plan.run is not None and plan.checkpoint is not None
     with init(plan.name, config=settings, run=plan.run, resume=resumed, resumed_step=plan.step, root=root, router=router) as run:
         output = plan.output or RUNS / run.id
@@ -163,7 +166,8 @@ def _train(config: TrainerConfig, plan: Plan, part: Part | None, prepared: _Prep
             found=total,
         )
     trainer = _trainer(config, prepared, training, output, until=total if part is not None else None)
-    callback = attach(trainer, run, name=plan.name, examples=plan.examples, tokens=plan.tokens, guard=True, **options)
+    options |= {"guard": True, "save_every": 60 * config.save_minutes}
+    callback = attach(trainer, run, name=plan.name, examples=plan.examples, tokens=plan.tokens, **options)
     if prepared.evaluation is not None:
         callback.examination = make_examination(
             config, trainer, run, prepared.asked, output=output, checkpoint=plan.checkpoint, hurry=lambda: bool(callback.stopped),
@@ -203,6 +207,7 @@ def _trainer(config: TrainerConfig, prepared: _Prepared, training: Any, output: 
         **(trainer_options() if prepared.evaluation is not None else {}),
     )
     trainer.remove_callback(PrinterCallback)
+    make_decayable(trainer)
     return trainer
 
 
