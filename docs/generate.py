@@ -31,6 +31,7 @@ from trainbus.plugins.anomaly.catalogue import ALL_RULES, RulesConfig
 from trainbus.plugins.sinks import config as sinks
 from trainbus.plugins.watch.config import FileConfig, WatchConfig
 from trainbus.testing.recordings import RECORDED, recorded
+from trainbus.trainer_node.config import TrainerConfig
 
 DOCS = Path(__file__).parent
 BLOCK = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -54,6 +55,11 @@ DESCRIBED: dict[str, type[msgspec.Struct]] = {
 def bus_settings() -> str:
     """The keys of ``[bus]``."""
     return settings_of(BusConfig)
+
+
+def trainer_settings() -> str:
+    """The keys of ``[trainer]``."""
+    return settings_of(TrainerConfig)
 
 
 def settings_of(schema: type[msgspec.Struct]) -> str:
@@ -314,6 +320,7 @@ GENERATORS: dict[str, Callable[[], str]] = {
     one.__name__: one
     for one in (
         bus_settings,
+        trainer_settings,
         commands,
         event_kinds,
         messages,

@@ -23,6 +23,7 @@ def config(tiny_base, questions, tmp_path):
             "model": str(tiny_base), "data": str(questions), "output": str(tmp_path / "out"), "method": "full",
             "max_steps": 8, "save_steps": 3,
             "batch_size": 2, "learning_rate": 1e-3, "warmup": 2, "max_length": 64, "lora_r": 4, "lora_alpha": 8,
+            "eval_tokens": 4,
         }  # fmt: skip
         return TrainerConfig(**(defaults | given))
 
@@ -170,6 +171,47 @@ def test_an_incomplete_checkpoint_is_refused_and_the_older_one_offered_resumes(c
     summary = run_job(config(), resume=Resume(path=caught.value.facts["offered"]))
     assert (summary.resumed_step, summary.steps) == (3, 5)
     assert checkpoints.faults(tmp_path / "out" / "checkpoint-6") == []  # written again, and whole
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_activations_that_are_computed_again_change_no_loss(config, published, tmp_path, method):
+    """Gradient checkpointing, with accumulation: also adapters on a frozen base get their gradients."""
+    options = {"method": method, "max_steps": 3, "gradient_accumulation": 2}
+    runs = [run_job(config(**options, gradient_checkpointing=on, output=str(tmp_path / str(on)))).run for on in (False, True)]
+    kept, again = (list(losses(published, run).values()) for run in runs)
+    assert again == pytest.approx(kept, abs=1e-6)
+    assert kept[0] != kept[-1]
+
+
+@pytest.mark.parametrize(("method", "kept"), [("full", "F32"), ("lora", "F32")])
+def test_what_is_trained_in_bfloat16_is_kept_in_float32(config, published, tmp_path, method, kept):
+    """Small updates would round to nothing in 16 bits; the loss shows that it computes in bfloat16 all the same."""
+    from safetensors import safe_open
+
+    summary = run_job(config(method=method, max_steps=2, dtype="bfloat16"))
+    name = "model.safetensors" if method == "full" else "adapter_model.safetensors"
+    with safe_open(tmp_path / "out" / "checkpoint-2" / name, "pt") as saved:
+        assert {saved.get_slice(key).get_dtype() for key in saved.keys()} == {kept}  # noqa: SIM118 - no mapping
+    precise = run_job(config(method=method, max_steps=1, output=str(tmp_path / "precise")))
+    assert summary.loss_first != precise.loss_first
+    assert summary.loss_first == pytest.approx(precise.loss_first, rel=2**-6)
+
+
+def test_auto_is_what_suits_the_machine_and_float16_needs_an_accelerator(config, published, tmp_path):
+    """What came of ``auto`` is told with the run; nothing falls back in silence."""
+    run_job(config(max_steps=1))
+    told = published("run_started")[0].config
+    accelerated = torch.cuda.is_available()
+    assert (told["dtype"] == "float32", told["gradient_checkpointing"]) == (not accelerated, accelerated)
+    if not accelerated:
+        with pytest.raises(ConfigError, match="needs an accelerator"):
+            run_job(config(dtype="float16", output=str(tmp_path / "other")))
+
+
+def test_a_checkpoint_is_saved_when_the_last_one_is_old(config, tmp_path):
+    """By minutes as well as by steps; so short a time is over at each step."""
+    run_job(config(max_steps=3, save_steps=100, save_minutes=1e-9))
+    assert [path.name for path in checkpoints.listed(tmp_path / "out")] == ["checkpoint-1", "checkpoint-2", "checkpoint-3"]
 
 
 @pytest.mark.parametrize(

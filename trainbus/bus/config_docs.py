@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 from typing import Any
 
 import msgspec
@@ -21,10 +23,11 @@ class Setting(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def settings(schema: type[msgspec.Struct]) -> list[Setting]:
-    """The settings of a section, in the order of its Struct; the meaning is the field's ``Meta(description=...)``."""
+    """The settings of a section, in its order; what they mean is in ``Meta(description=...)`` or the docstring's ``Args:``."""
     described = types.type_info(schema)
     assert isinstance(described, types.StructType)
-    return [_setting(field) for field in described.fields]
+    told = _arguments(inspect.getdoc(schema) or "")
+    return [_setting(field, told.get(field.name, "")) for field in described.fields]
 
 
 def toml_value(value: Any) -> str:
@@ -41,7 +44,14 @@ def toml_value(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _setting(field: types.Field) -> Setting:
+def _arguments(docstring: str) -> dict[str, str]:
+    """The ``Args:`` of a docstring, each on one line."""
+    listed = docstring.partition("Args:\n")[2].partition("\n\n")[0]
+    found = re.findall(r"^ {4}(\w+): (.*(?:\n {5,}.*)*)", listed, re.MULTILINE)
+    return {name: " ".join(meaning.split()).replace("``", "`") for name, meaning in found}
+
+
+def _setting(field: types.Field, told: str) -> Setting:
     default = field.default
     if field.default_factory is not msgspec.NODEFAULT:
         default = field.default_factory()
@@ -51,7 +61,7 @@ def _setting(field: types.Field) -> Setting:
         allowed=words(field.type),
         default=None if required else msgspec.to_builtins(default),
         required=required,
-        meaning=_description(field.type),
+        meaning=_description(field.type) or told,
     )
 
 

@@ -56,7 +56,7 @@ def _settings(loaded: Loaded) -> list[dict[str, object]]:
 @click.argument("section", default="bus")
 @json_option
 def settings_(section: str, as_json: bool) -> None:
-    """List what can stand in SECTION: bus (the default), or plugin.NAME."""
+    """List what can stand in SECTION: bus (the default), trainer, or plugin.NAME."""
     schema = _schema(section)
     found = settings(schema) if schema is not None else []
     if as_json:
@@ -69,11 +69,15 @@ def settings_(section: str, as_json: bool) -> None:
 def _schema(section: str) -> type[msgspec.Struct] | None:
     if section == "bus":
         return BusConfig
+    if section == "trainer":
+        from trainbus.trainer_node.config import TrainerConfig
+
+        return TrainerConfig
     if section.startswith("plugin."):
         from trainbus.cli.plugin_commands import schema_of_plugin
 
         return schema_of_plugin(section.removeprefix("plugin."))
-    raise UsageError(f"There is no section `{section}` to list.", hint="Sections: bus, plugin.NAME.", found=section)
+    raise UsageError(f"There is no section `{section}` to list.", hint="Sections: bus, trainer, plugin.NAME.", found=section)
 
 
 def _default(setting: Setting) -> str | None:

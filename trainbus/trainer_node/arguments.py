@@ -23,7 +23,7 @@ def steps_of(config: TrainerConfig, examples: int) -> int:
 
 
 def training_arguments(config: TrainerConfig, output: Path, *, evaluates: bool, until: int | None = None) -> Any:
-    """``transformers.TrainingArguments`` of a job.
+    """``transformers.TrainingArguments`` of a job, whose configuration is resolved.
 
     Args:
         until: The last step of a part of a continuous training, whose data are in order already.
@@ -38,6 +38,7 @@ def training_arguments(config: TrainerConfig, output: Path, *, evaluates: bool, 
         gradient_accumulation_steps=config.gradient_accumulation,
         learning_rate=config.learning_rate,
         lr_scheduler_type=("cosine" if until is None else "constant_with_warmup") if config.scheduler == "auto" else config.scheduler,
+        lr_scheduler_kwargs=dict(config.scheduler_options),
         warmup_steps=config.warmup if until is None or config.warmup >= 1 else WARMUP_STEPS,
         weight_decay=config.weight_decay,
         max_grad_norm=config.max_grad_norm,
@@ -55,6 +56,9 @@ def training_arguments(config: TrainerConfig, output: Path, *, evaluates: bool, 
         seed=config.seed,
         data_seed=config.seed,
         bf16=config.dtype == "bfloat16",
+        fp16=config.dtype == "float16",
+        gradient_checkpointing=config.gradient_checkpointing is True,
+        gradient_checkpointing_kwargs={"use_reentrant": False},  # the other kind needs inputs with gradients, which frozen bases lack
         use_cpu=not torch.cuda.is_available(),
         dataloader_pin_memory=torch.cuda.is_available(),
         remove_unused_columns=False,

@@ -33,6 +33,7 @@ from trainbus.trainer_node.steering import TrainerSteering
 
 if TYPE_CHECKING:
     from trainbus.bus.run import Run
+    from trainbus.trainer_node.evaluation.examination import Examination
 
 log = logging.getLogger(__name__)
 M = TypeVar("M", bound=Callable[..., None])
@@ -92,6 +93,8 @@ class TrainbusCallback(TrainerCallback):
         phase_began: Told the name of each phase that begins in the training, and ``train`` when it is over.
         room: Asked before each save: where there is none, training waits for it.
         guard: End the training, without saving, when loss or gradient norm are no finite numbers: the weights are ruined then.
+        examination: Adds to each evaluation what it measures.
+        save_every: Seconds after which a checkpoint is saved although Trainer would not yet; 0 for never.
     """
 
     def __init__(
@@ -103,6 +106,8 @@ class TrainbusCallback(TrainerCallback):
         tokens: int = 0,
         guard: bool = False,
         room: Room | None = None,
+        examination: Examination | None = None,
+        save_every: float = 0.0,
         positions: Callable[[int], Mapping[str, int]] | None = None,
         phase_began: Callable[[str], None] | None = None,
     ) -> None:
@@ -110,6 +115,9 @@ class TrainbusCallback(TrainerCallback):
         self._name = name
         self._guard = guard
         self._room = room
+        self.examination = examination
+        self._save_every = save_every
+        self._saved_at = time.monotonic()
         self._trainer: Any = None
         self._wrapped: list[str] = []
         self._sealer = Sealer(self._sealed)
@@ -227,6 +235,8 @@ class TrainbusCallback(TrainerCallback):
                     self._control.handle(command)
             if self._control.paused:
                 self._wait()
+            if self._save_every and time.monotonic() - self._saved_at >= self._save_every:
+                self._steering.save()
             if self._stop_reason and not self._control.stopping:
                 self._control.stopping = self._stop_reason
                 self._steering.stop(self._stop_reason)
@@ -246,6 +256,10 @@ class TrainbusCallback(TrainerCallback):
         }
         dataset = prefix.removeprefix("eval_").strip("_")
         measured: dict[str, Any] = {name: value for name, value in values.items() if name not in _SPEEDS}
+        if self.examination is not None and not dataset:
+            examined = self._examined(self.examination, state.global_step, measured)
+            measured |= examined
+            metrics.update({f"{prefix}{name}": value for name, value in examined.items()})
         self._run.eval(state.global_step, dataset=dataset, duration=values.get("runtime"), **measured)
         self._evaluated = (state.global_step, {f"eval_{name}": value for name, value in measured.items()})
         self._control.finish(self._control.take("evaluate"), "done", result=measured)
@@ -344,6 +358,8 @@ class TrainbusCallback(TrainerCallback):
         )
         if self._guard:
             self._note_doubt()
+        if self.examination is not None and self._loss is not None:
+            self.examination.saw(self._loss)
         if self.first_loss is None:
             self.first_loss = self._loss
         self.last_loss, self._loss = self._loss, None
@@ -402,6 +418,14 @@ class TrainbusCallback(TrainerCallback):
         self._run.publish(structs.replace(alert, state="cleared", message=ended))
         return not problem
 
+    def _examined(self, examination: Examination, step: int, measured: dict[str, float]) -> dict[str, float]:
+        """What it adds; nothing when it fails, and what was measured is published all the same."""
+        try:
+            return examination.examine(step, measured)
+        except Exception as error:  # noqa: BLE001 - as `contained`
+            self.failed("examine", error)
+            return {}
+
     @contextmanager
     def _phase(self, name: str) -> Iterator[None]:
         """A phase of the run; the time in it does not count as time of a step."""
@@ -418,6 +442,7 @@ class TrainbusCallback(TrainerCallback):
         metrics = {"loss": float(self.last_loss)} if self.last_loss is not None else {}
         if self._evaluated[0] == step:
             metrics |= self._evaluated[1]
+        self._saved_at = time.monotonic()
         self._asked[path] = (step, metrics, self._control.take("save"))
         self._run.checkpoint(path, step=step, state="writing")
 
@@ -426,6 +451,8 @@ class TrainbusCallback(TrainerCallback):
         facts: dict[str, Any] = {"run": self._run.id, "name": self._name, "step": step, "examples": self._examples, "tokens": self._tokens}
         if self._positions is not None:
             facts["positions"] = self._positions(self._examples - self._examples_before)
+        if self.examination is not None:
+            self.examination.enclose(path)
         self._sealer.submit(path, **facts)
 
     def _sealed(self, path: Path, result: Marker | OSError) -> None:

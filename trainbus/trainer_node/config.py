@@ -7,7 +7,16 @@ from typing import Annotated, Any, Literal, TypeAlias
 from msgspec import Meta, Struct
 
 Method: TypeAlias = Literal["full", "lora", "qlora"]
-Scheduler: TypeAlias = Literal["auto", "linear", "cosine", "constant", "constant_with_warmup"]
+Scheduler: TypeAlias = Literal[
+    "auto", "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt",
+    "reduce_lr_on_plateau", "cosine_with_min_lr", "cosine_warmup_with_min_lr", "warmup_stable_decay", "greedy",
+]  # fmt: skip
+"""Those of transformers, but for ``auto``."""
+
+ENDLESS: tuple[Scheduler, ...] = ("auto", "constant", "constant_with_warmup", "inverse_sqrt", "reduce_lr_on_plateau", "greedy")
+"""They need not know where a training ends."""
+FOLLOWS_METRICS: tuple[Scheduler, ...] = ("reduce_lr_on_plateau", "greedy")
+"""They look at evaluations."""
 Positive: TypeAlias = Annotated[int, Meta(ge=1)]
 Fraction: TypeAlias = Annotated[float, Meta(ge=0, lt=1)]
 LearningRate: TypeAlias = Annotated[float, Meta(gt=0, lt=1)]
@@ -27,15 +36,41 @@ class TrainerConfig(Struct, kw_only=True, forbid_unknown_fields=True):
             the others are trained on, unless more than half are bad. ``auto``: refuse a named file, reject lines of an inbox.
         data_split: Split of a hub data set; unused for files.
         method: ``full`` trains all weights, ``lora`` adapters, ``qlora`` adapters on a base in 4 bits (NF4).
+        max_length: Longer examples are cut there.
+        learning_rate: Its peak.
+        batch_size: Examples in a forward pass, on each device.
+        gradient_accumulation: Forward passes of an optimizer step.
         epochs: Passes over the data; unused when ``max_steps`` is set.
+        max_steps: Optimizer steps in all.
         warmup: Steps of linear warm-up, or a fraction of all steps when below 1 (from an inbox, which has no end: 20 steps).
-        scheduler: Course of the learning rate. ``auto``: cosine for one file, constant after warm-up for an inbox.
+        scheduler: Course of the learning rate, in transformers' words. ``auto``: cosine for one file, constant after warm-up for an inbox.
+        scheduler_options: What else transformers takes for it, such as ``{min_lr_rate = 0.1}`` or ``{num_decay_steps = 200}``.
         save_steps: Steps between checkpoints; the end of training is always saved.
+        save_minutes: A checkpoint is saved, too, when the last one is so old; 0 for steps alone.
         eval_steps: Steps between evaluations; unused without ``eval_file`` or ``eval_fraction``.
         eval_fraction: Share of the data that is held out (by seed) for evaluation.
+        eval_file: Data for evaluation; nothing is held out then.
+        eval_limit: The evaluation set has at most so many examples, chosen by seed.
+        eval_samples: So many of them are also asked as questions at each evaluation, always the same; 0 for none.
+        eval_train_samples: So many examples of the training data are asked, too; what is wrong goes into ``mistakes.jsonl`` in the output,
+            a file to train on.
+        eval_tokens: Longest answer.
+        eval_answer_seconds: A batch of answers is cut after so long.
+        eval_seconds: No further batch is asked after so long.
+        eval_think_penalty: Taken from the logit of what completes ``<think>`` or ``</think>`` in an answer.
+        eval_think_ramp: The think penalty rises from 0 to its amount over so many tokens.
+        eval_stops: Texts at which an answer ends.
+        eval_after_stop_penalty: Taken from the logits of all tokens but the end, once a stop was generated.
+        eval_end_reward: Added to the logit of the end, once a stop was generated.
         max_grad_norm: Gradients are clipped to this norm; 0 turns that off.
-        dtype: Type of the weights and of the computation.
+        dtype: In what is computed. ``auto``: bfloat16 on an accelerator that can (else float16), float32 on a CPU. A frozen base has this
+            type; what is trained is kept in float32.
+        gradient_checkpointing: Activations are computed again instead of kept: less memory, a quarter slower. ``auto``: on an accelerator.
+        seed: Of fresh weights, order of the data, dropout, and what is held out.
         logging_steps: Steps between what Trainer itself logs; the bus gets every step in any case.
+        lora_r: Rank of the adapters.
+        lora_alpha: Their output is scaled by this over the rank.
+        lora_dropout: Dropout before them.
         lora_targets: ``all-linear`` or names of modules, separated by commas.
         settle_seconds: A file in the inbox is taken when it has not changed for so long.
         attempts: How often a file is tried before it has failed.
@@ -61,14 +96,28 @@ class TrainerConfig(Struct, kw_only=True, forbid_unknown_fields=True):
     max_steps: Positive | None = None
     warmup: Annotated[float, Meta(ge=0)] = 0.03
     scheduler: Scheduler = "auto"
+    scheduler_options: dict[str, float | int | bool | str] = {}
     weight_decay: Fraction = 0.0
     max_grad_norm: Annotated[float, Meta(ge=0)] = 1.0
     save_steps: Positive = 200
+    save_minutes: Annotated[float, Meta(ge=0)] = 0.0
     eval_steps: Positive = 200
     eval_fraction: Annotated[float, Meta(ge=0, le=0.5)] = 0.0
     eval_file: str = ""
+    eval_limit: Positive = 2000
+    eval_samples: Annotated[int, Meta(ge=0)] = 8
+    eval_train_samples: Annotated[int, Meta(ge=0)] = 0
+    eval_tokens: Positive = 256
+    eval_answer_seconds: Annotated[float, Meta(gt=0)] = 30.0
+    eval_seconds: Annotated[float, Meta(gt=0)] = 120.0
+    eval_think_penalty: Annotated[float, Meta(ge=0)] = 0.0
+    eval_think_ramp: Annotated[int, Meta(ge=0)] = 0
+    eval_stops: list[str] = []
+    eval_after_stop_penalty: Annotated[float, Meta(ge=0)] = 0.0
+    eval_end_reward: Annotated[float, Meta(ge=0)] = 0.0
     seed: Annotated[int, Meta(ge=0, le=2**32 - 1)] = 42
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    gradient_checkpointing: bool | Literal["auto"] = "auto"
     logging_steps: Positive = 10
     lora_r: Positive = 16
     lora_alpha: Positive = 32

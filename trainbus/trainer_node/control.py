@@ -36,7 +36,7 @@ class Steering(Protocol):
         """Set the next step's learning rate and scale the rest of the schedule alike; gives the value before."""
 
     def intervals(self) -> Sequence[str]:
-        """Which of ``save_steps``, ``eval_steps`` and ``logging_steps`` count in this training."""
+        """Which of ``save_steps``, ``eval_steps``, ``logging_steps`` and ``decay_steps`` count in this training."""
 
     def set_interval(self, name: str, value: int) -> int:
         """Set one of `intervals`; gives the value before."""

@@ -18,11 +18,14 @@ from trainbus.trainer_node.observer import Observer, Silent, Throttle
 from trainbus.trainer_node.part import Part, Remaining, positions, presentation_order
 from trainbus.trainer_node.plan import RUNS, Plan, make_plan
 from trainbus.trainer_node.room import Room, first_checkpoint
+from trainbus.trainer_node.precision import resolved
+from trainbus.trainer_node.schedule import make_decayable
 from trainbus.trainer_node.signals import stop_on_signals
 
 if TYPE_CHECKING:
     from trainbus.bus.run import Leader, Run
     from trainbus.trainer_node.callback import TrainbusCallback
+    from trainbus.trainer_node.evaluation.questions import Question
 
 TOLD_EVERY_SECONDS = 0.5
 """An observer hears of steps this often: reading a loss waits for the device."""
@@ -37,6 +40,7 @@ class _Prepared(NamedTuple):
     built: model.Built
     training: tokens.TokenDataset
     evaluation: tokens.TokenDataset | None
+    asked: list[Question]
     rejected: int
 
 
@@ -74,8 +78,9 @@ def run_job(
     plan = make_plan(config, resume, part)
     for note in plan.notes:
         watcher.note(note)
-    settings = msgspec.to_builtins(config)
     _load_libraries()
+    config = resolved(config)
+    settings = msgspec.to_builtins(config)
     resumed = plan.run is not None and plan.checkpoint is not None
     with init(
         plan.name, config=settings, run=plan.run, resume=resumed, resumed_step=plan.step, root=root, router=router, leader=leader
@@ -103,6 +108,8 @@ def _load_libraries() -> None:
 
 
 def _prepare(config: TrainerConfig, run: Run, watcher: Observer, rejected: Path, *, tolerant: bool) -> _Prepared:
+    from trainbus.trainer_node.evaluation.setup import chosen_questions, limited
+
     with _phase(run, watcher, "load_data"):
         loaded = data.load(config.data, config.data_split, tolerant=tolerant)
         examples = loaded.examples
@@ -114,6 +121,7 @@ def _prepare(config: TrainerConfig, run: Run, watcher: Observer, rejected: Path,
         held_out = data.load(config.eval_file, config.data_split).examples if config.eval_file else []
         if not config.eval_file:
             examples, held_out = data.split(examples, config.eval_fraction, config.seed)
+        held_out = limited(held_out, config.eval_limit, config.seed)
     with _phase(run, watcher, "load_model"):
         built = model.build(config)
     share = built.trainable / max(1, built.total)
@@ -128,6 +136,7 @@ def _prepare(config: TrainerConfig, run: Run, watcher: Observer, rejected: Path,
         evaluation = (
             tokens.tokenize(held_out, built.tokenizer, config.max_length, source=config.eval_file or config.data) if held_out else None
         )
+    asked = chosen_questions(config, built.tokenizer, examples, held_out) if evaluation is not None else []
     report = training.stats()
     if report.truncated:
         watcher.note(
@@ -135,11 +144,12 @@ def _prepare(config: TrainerConfig, run: Run, watcher: Observer, rejected: Path,
         )
     if report.dropped:
         watcher.note(f"{report.dropped:,} examples were left out: nothing to learn from within max_length = {config.max_length}")
-    return _Prepared(built, training, evaluation, len(loaded.rejected))
+    return _Prepared(built, training, evaluation, asked, len(loaded.rejected))
 
 
 def _train(config: TrainerConfig, plan: Plan, part: Part | None, prepared: _Prepared, run: Run, output: Path, watcher: Observer) -> Summary:
     from trainbus.trainer_node.callback import attach
+    from trainbus.trainer_node.evaluation.setup import make_examination
 
     full = config.method == "full"
     options: dict[str, Any] = {"room": Room(output, config.free_disk, lambda: first_checkpoint(prepared.built.model, full=full))}
@@ -163,7 +173,13 @@ def _train(config: TrainerConfig, plan: Plan, part: Part | None, prepared: _Prep
             found=total,
         )
     trainer = _trainer(config, prepared, training, output, until=total if part is not None else None)
-    callback = attach(trainer, run, name=plan.name, examples=plan.examples, tokens=plan.tokens, guard=True, **options)
+    options |= {"guard": True, "save_every": 60 * config.save_minutes}
+    callback = attach(trainer, run, name=plan.name, examples=plan.examples, tokens=plan.tokens, **options)
+    if prepared.evaluation is not None:
+        callback.examination = make_examination(
+            config, trainer, run, prepared.asked, output=output, checkpoint=plan.checkpoint, hurry=lambda: bool(callback.stopped),
+            note=watcher.note,
+        )  # fmt: skip
     trainer.add_callback(_watching(callback, watcher))
     watcher.phase("train")
     started = time.monotonic()
@@ -186,6 +202,8 @@ def _nothing_left(plan: Plan, prepared: _Prepared, run: Run, output: Path) -> Su
 def _trainer(config: TrainerConfig, prepared: _Prepared, training: Any, output: Path, *, until: int | None) -> Any:
     from transformers import PrinterCallback, Trainer
 
+    from trainbus.trainer_node.evaluation.figures import trainer_options
+
     trainer = Trainer(
         model=prepared.built.model,
         args=training_arguments(config, output, evaluates=prepared.evaluation is not None, until=until),
@@ -193,8 +211,10 @@ def _trainer(config: TrainerConfig, prepared: _Prepared, training: Any, output: 
         eval_dataset=prepared.evaluation,
         data_collator=tokens.Collator(prepared.built.tokenizer.pad_token_id),
         processing_class=prepared.built.tokenizer,
+        **(trainer_options() if prepared.evaluation is not None else {}),
     )
     trainer.remove_callback(PrinterCallback)
+    make_decayable(trainer)
     return trainer
 
 

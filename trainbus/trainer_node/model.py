@@ -11,6 +11,7 @@ import msgspec
 from trainbus.errors import ModelError
 from trainbus.trainer_node.config import TrainerConfig
 from trainbus.trainer_node.data import is_hub_name
+from trainbus.trainer_node.precision import weights_dtype
 
 FRESH = "config:"
 """Prefix of a model that is made from a configuration file instead of loaded."""
@@ -146,7 +147,7 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 def _fresh(config: TrainerConfig, tokenizer: Any) -> Any:
     path = Path(config.model.removeprefix(FRESH))
-    return from_config(_read_config(path), tokenizer, config.dtype, source=str(path))
+    return from_config(_read_config(path), tokenizer, weights_dtype(config), source=str(path))
 
 
 def from_config(settings: Mapping[str, Any], tokenizer: Any, dtype: str = "float32", *, source: str = "the configuration") -> Any:
@@ -171,10 +172,11 @@ def _pretrained(config: TrainerConfig) -> Any:
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
     path = Path(config.model).expanduser()
-    options: dict[str, Any] = {"dtype": getattr(torch, config.dtype)}
+    options: dict[str, Any] = {"dtype": getattr(torch, weights_dtype(config))}
     if config.method == "qlora":
+        compute = torch.float16 if config.dtype == "float16" else torch.bfloat16
         options["quantization_config"] = BitsAndBytesConfig(
-            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=torch.bfloat16
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=compute
         )
         if torch.cuda.is_available():  # without an accelerator a device map fails, and 4 bits work on the CPU
             options["device_map"] = {"": torch.cuda.current_device()}

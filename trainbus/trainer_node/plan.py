@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from trainbus.errors import ConfigError, DataError, ModelError
 from trainbus.trainer_node import checkpoints, data, model
-from trainbus.trainer_node.config import Resume, TrainerConfig
+from trainbus.trainer_node.config import FOLLOWS_METRICS, Resume, TrainerConfig
 from trainbus.trainer_node.part import Part
 
 RUNS = Path("runs")
@@ -45,6 +45,9 @@ def make_plan(config: TrainerConfig, resume: Resume, part: Part | None = None) -
         if not Path(source).expanduser().exists() and not data.is_hub_name(source):
             raise DataError(f"There is no file {source}.", hint="Check the path; relative paths start where the command runs.", file=source)
     model.check(config)
+    if config.scheduler in FOLLOWS_METRICS and not (config.eval_file or config.eval_fraction):
+        problem = f"scheduler = {config.scheduler!r} follows the evaluations, and there are none."
+        raise ConfigError(problem, hint="Set eval_file or eval_fraction, or choose another.", key="trainer.scheduler")
     name = config.name or Path(config.data).stem
     if resume.path:
         path = Path(resume.path).expanduser()

@@ -9,8 +9,10 @@ from __future__ import annotations
 from typing import Any
 
 from trainbus.trainer_node.caches import free_caches
+from trainbus.trainer_node.schedule import courses, decay, end_decay
 
 _STRATEGIES = {"save_steps": "save_strategy", "eval_steps": "eval_strategy", "logging_steps": "logging_strategy"}
+DECAY = "decay_steps"
 
 
 class TrainerSteering:
@@ -68,25 +70,35 @@ class TrainerSteering:
         """Set the next step's learning rate; gives the value before.
 
         The schedule goes on in the same proportion: its base rates are scaled by the ratio. Where the rate is 0 now (the first
-        step of a warm-up) there is no ratio, and the value becomes the base rate.
+        step of a warm-up) there is no ratio, and the value becomes the base rate. A decay that was asked for ends. A schedule that
+        follows metrics has no base rates and goes on from the value.
         """
-        scheduler = self._trainer.lr_scheduler
-        scheduler = getattr(scheduler, "scheduler", scheduler)  # accelerate may have wrapped it
-        groups = self._trainer.optimizer.param_groups
+        scheduler, groups = self._scheduler, self._trainer.optimizer.param_groups
         before = float(groups[0]["lr"])
+        end_decay(scheduler, self._trainer.optimizer)
+        now = float(groups[0]["lr"])
         for number, group in enumerate(groups):
-            base = scheduler.base_lrs[number]
-            scheduler.base_lrs[number] = group["initial_lr"] = base * value / before if before > 0 else value
-            group["lr"] = group["lr"] * value / before if before > 0 else value
+            if hasattr(scheduler, "base_lrs"):
+                base = scheduler.base_lrs[number]
+                scheduler.base_lrs[number] = group["initial_lr"] = base * value / now if now > 0 else value
+            group["lr"] = group["lr"] * value / now if now > 0 else value
         scheduler._last_lr = [group["lr"] for group in groups]
         return before
 
+    @property
+    def _scheduler(self) -> Any:
+        scheduler = self._trainer.lr_scheduler
+        return getattr(scheduler, "scheduler", scheduler)  # accelerate may have wrapped it
+
     def intervals(self) -> list[str]:
-        """The intervals that Trainer looks at: those whose strategy counts steps."""
-        return [name for name, strategy in _STRATEGIES.items() if getattr(self._trainer.args, strategy) == "steps"]
+        """The intervals that Trainer looks at: those whose strategy counts steps. And the length of a decay, where the schedule has one."""
+        counted = [name for name, strategy in _STRATEGIES.items() if getattr(self._trainer.args, strategy) == "steps"]
+        return [*counted, DECAY] if courses(self._scheduler) else counted
 
     def set_interval(self, name: str, value: int) -> int:
         """Set one of `intervals`; gives the value before."""
+        if name == DECAY:
+            return decay(self._scheduler, value)
         before = int(getattr(self._trainer.state, name))
         setattr(self._trainer.state, name, value)
         return before

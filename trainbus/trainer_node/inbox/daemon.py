@@ -19,7 +19,7 @@ from trainbus.bus.home import home, private_directory
 from trainbus.bus.publisher import Publisher
 from trainbus.errors import ConfigError
 from trainbus.trainer_node import checkpoints
-from trainbus.trainer_node.config import TrainerConfig
+from trainbus.trainer_node.config import ENDLESS, TrainerConfig
 from trainbus.trainer_node.inbox import messages
 from trainbus.trainer_node.inbox.account import Account
 from trainbus.trainer_node.inbox.child import Child, Ended
@@ -348,13 +348,13 @@ class Daemon:
 
 
 def _check(config: TrainerConfig) -> None:
-    if config.scheduler in ("linear", "cosine"):
+    if config.scheduler not in ENDLESS:
         raise ConfigError(
             f"scheduler = {config.scheduler!r} needs to know where the training ends, and an inbox has no end.",
-            hint="Use auto, constant or constant_with_warmup.",
+            hint="Use auto; `trainbus control set decay_steps=N` lets the rate fall when you want to end.",
             key="trainer.scheduler",
             found=config.scheduler,
-            allowed="auto, constant, constant_with_warmup",
+            allowed=", ".join(ENDLESS),
         )
     if config.max_steps is not None:
         raise ConfigError(

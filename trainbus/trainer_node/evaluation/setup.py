@@ -1,0 +1,79 @@
+"""From a configuration to an `Examination`. Imports transformers: load only where training runs."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trainbus.trainer_node.config import TrainerConfig
+from trainbus.trainer_node.evaluation.answering import Answerer, Limits, Shaping
+from trainbus.trainer_node.evaluation.examination import TRAINING, VALIDATION, Examination, read_standing
+from trainbus.trainer_node.evaluation.mistakes import Mistakes
+from trainbus.trainer_node.evaluation.questions import Question, questions
+from trainbus.trainer_node.formats import Example
+
+if TYPE_CHECKING:
+    from trainbus.bus.run import Run
+
+MISTAKES = "mistakes.jsonl"
+"""In the output: what the model got wrong of its training data, as a file to train on."""
+
+
+def limited(examples: list[Example], limit: int, seed: int) -> list[Example]:
+    """At most ``limit`` of them, in their order, the same for the same seed."""
+    if len(examples) <= limit:
+        return examples
+    return [examples[place] for place in sorted(random.Random(seed).sample(range(len(examples)), limit))]
+
+
+def chosen_questions(config: TrainerConfig, tokenizer: Any, training: list[Example], held_out: list[Example]) -> list[Question]:
+    """What is asked at each evaluation: of the held-out examples, and of those that are trained on."""
+
+    def of(examples: list[Example], source: str, dataset: str, limit: int) -> list[Question]:
+        drawn = limited(examples, 2 * limit, config.seed)  # some may not fit
+        return questions(drawn, tokenizer, config.max_length, source=source, dataset=dataset, limit=limit)
+
+    asked = of(held_out, config.eval_file or config.data, VALIDATION, config.eval_samples)
+    return asked + of(training, config.data, TRAINING, config.eval_train_samples)
+
+
+def make_examination(
+    config: TrainerConfig,
+    trainer: Any,
+    run: Run,
+    asked: Sequence[Question],
+    *,
+    output: Path,
+    checkpoint: Path | None,
+    hurry: Callable[[], bool],
+    note: Callable[[str], None],
+) -> Examination:
+    """The examination of one job; ``trainer`` is its transformers Trainer."""
+    shaping = Shaping(
+        think_penalty=config.eval_think_penalty,
+        ramp=config.eval_think_ramp,
+        stops=tuple(config.eval_stops),
+        after_stop_penalty=config.eval_after_stop_penalty,
+        end_reward=config.eval_end_reward,
+    )
+    answerer = Answerer(
+        trainer.model,
+        trainer.processing_class,
+        Limits(tokens=config.eval_tokens, seconds=config.eval_answer_seconds),
+        shaping,
+        hurry=hurry,
+        precision=trainer.accelerator.autocast,
+    )
+    measured = {question.example for question in asked if question.dataset == VALIDATION}
+    return Examination(
+        run,
+        answerer if asked else None,
+        asked,
+        batch=config.batch_size,
+        seconds=config.eval_seconds,
+        standing=read_standing(checkpoint),
+        mistakes=Mistakes(output / MISTAKES, measured) if config.eval_train_samples else None,
+        note=note,
+    )
