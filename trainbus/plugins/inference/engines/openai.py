@@ -15,6 +15,8 @@ from trainbus.plugins.inference.pending import Waiting
 from trainbus.plugins.inference.questions import Question
 from trainbus.plugins.inference.travel import mapped, model_name
 
+NOT_FOUND = 404
+
 
 class Token(msgspec.Struct):
     """A token of an answer."""
@@ -82,6 +84,8 @@ class OpenAIEngine:
     """Asks by ``/chat/completions``; likelihoods by ``/completions`` with an echo, or as vLLM gives them with a chat."""
 
     default_model: ClassVar[str] = "{path}"
+    unknown_model: ClassVar[Fault] = Fault.REFUSED
+    """What it means that the server doesn't know the model (404) when it is asked."""
 
     def __init__(self, config: InferenceConfig, line: Line) -> None:
         self.config = config
@@ -133,7 +137,7 @@ class OpenAIEngine:
         before = self.config.likelihood_text.format(prompt=question.prompt, system=self.config.system) if question.messages else ""
         whole = before + continuation
         body = {"model": model, "prompt": whole, "max_tokens": 1, "temperature": 0.0, "logprobs": 1, "echo": True}
-        answered = decoded(await self.line.post("completions", body, timeout=self.config.timeout), Echo, "a completion")
+        answered = decoded(await self._ask("completions", body), Echo, "a completion")
         if not answered.choices or answered.choices[0].logprobs is None:
             raise AskError(
                 Fault.REFUSED,
@@ -155,11 +159,18 @@ class OpenAIEngine:
         }
 
     async def _complete(self, body: dict[str, Any]) -> Completion:
-        raw = await self.line.post("chat/completions", body, timeout=self.config.timeout)
-        completion = decoded(raw, Completion, "a chat completion")
+        completion = decoded(await self._ask("chat/completions", body), Completion, "a chat completion")
         if not completion.choices:
             raise AskError(Fault.WRONG, "The server's answer has not the shape of a chat completion: `choices` is empty.")
         return completion
+
+    async def _ask(self, path: str, body: dict[str, Any]) -> bytes:
+        try:
+            return await self.line.post(path, body, timeout=self.config.timeout)
+        except AskError as error:
+            if error.status == NOT_FOUND:
+                raise AskError(self.unknown_model, error.problem, status=error.status, reason=error.reason) from error
+            raise
 
 
 def _summed(held: list[float]) -> Likelihood:

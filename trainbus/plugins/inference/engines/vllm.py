@@ -9,20 +9,21 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar
 
-from trainbus.plugins.inference.engines.openai import OpenAIEngine
+from trainbus.plugins.inference.engines.openai import NOT_FOUND, OpenAIEngine
 from trainbus.plugins.inference.faults import AskError, Fault
 from trainbus.plugins.inference.pending import Waiting
 from trainbus.plugins.inference.travel import mapped
 
 ALREADY = "already been loaded"
 """How every version of vLLM words that an adapter of this name is there (400, InvalidUserInput)."""
-NOT_FOUND = 404
 
 
 class VllmEngine(OpenAIEngine):
     """Loads and unloads adapters by ``/load_lora_adapter`` and ``/unload_lora_adapter``."""
 
     default_model: ClassVar[str] = "{id}"
+    unknown_model: ClassVar[Fault] = Fault.TROUBLE
+    """It was loaded a moment ago: the server has restarted, and must load it again."""
 
     async def prepare(self, entry: Waiting) -> str:
         """Load the adapter, unless it is there."""
