@@ -42,9 +42,15 @@ def test_stored_bytes_mean_what_the_json_beside_says(path):
 
 @pytest.mark.parametrize("path", [path for path in STORED if "later_version" not in path.stem], ids=lambda path: path.stem)
 def test_stored_bytes_decode_and_encode_to_themselves(path):
-    """No field was removed, retyped or renamed, no default changed."""
+    """No field was removed, retyped or renamed, no default changed.
+
+    An event is a map whose header msgspec sizes by how many fields its kind has, so a field more may widen it: that alone is passed over.
+    """
     data = path.read_bytes()
-    assert through(path.stem, data) == data
+    written = through(path.stem, data)
+    if path.stem.startswith("event-"):
+        written, data = (msgspec.msgpack.encode(msgspec.msgpack.decode(body)) for body in (written, data))
+    assert written == data
 
 
 def test_an_event_of_a_later_version_is_passed_on():

@@ -95,7 +95,7 @@ class Step(Event, tag="step"):
 
 
 class Eval(Event, tag="eval"):
-    """Metrics of a whole evaluation set, of the live model or of one checkpoint."""
+    """Metrics of a whole evaluation set, of the live model or of one checkpoint; ``evidence`` is what stands behind them."""
 
     step: int = 0
     dataset: str = ""
@@ -103,10 +103,11 @@ class Eval(Event, tag="eval"):
     examples: int | None = None
     duration: float | None = None
     checkpoint: str | None = None
+    evidence: dict[str, Any] = field(default_factory=dict)
 
 
 class Sample(Event, tag="sample"):
-    """One question with the model's answer; ``loss`` and ``correct`` belong to this same example."""
+    """One question with the model's answer; ``loss``, ``correct`` and ``metrics`` belong to this same example."""
 
     step: int = 0
     prompt: str = ""
@@ -117,6 +118,7 @@ class Sample(Event, tag="sample"):
     example: str = ""
     dataset: str = ""
     checkpoint: str | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
 
 
 class Checkpoint(Event, tag="checkpoint"):

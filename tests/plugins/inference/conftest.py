@@ -6,6 +6,10 @@ from collections.abc import Callable, Iterator
 import pytest
 from aiohttp import web
 
+from tests.plugins.inference.tools import QUESTIONS, Journaled, write_set
+from trainbus.plugins.inference.plugin import InferencePlugin
+from trainbus.testing.live import LiveHarness
+
 
 @pytest.fixture(autouse=True)
 def home(tmp_path, monkeypatch):
@@ -16,13 +20,18 @@ def home(tmp_path, monkeypatch):
 class ChatServer:
     """An OpenAI-compatible server on loopback in a thread of its own, which can be told to misbehave.
 
-    ``mode`` is what the next answers look like; ``answer`` makes the text from the last user message.
+    ``mode`` is what the next answers look like; ``answer`` makes the text from the last user message. ``routes`` holds further POST
+    addresses: each takes a request's JSON and gives status and answer; what is not there is 404 as FastAPI has it.
+    ``reply`` does so for chats.
     """
 
     def __init__(self) -> None:
         self.mode = "good"
         self.answer: Callable[[str], str] = lambda prompt: str(eval(prompt.rstrip("?").strip(), {"__builtins__": {}}))  # sums of the test
         self.requests: list[dict] = []
+        self.routes: dict[str, Callable[[dict], tuple[int, object]]] = {}
+        self.calls: list[tuple[str, dict]] = []
+        self.reply: Callable[[dict], tuple[int, object]] | None = None
         self.headers: list[dict] = []
         self.at_once = self.most_at_once = 0
         self.held = threading.Event()
@@ -56,6 +65,7 @@ class ChatServer:
     async def _listen(self) -> None:
         app = web.Application()
         app.router.add_post("/v1/chat/completions", self._chat)
+        app.router.add_post("/{path:.*}", self._other)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1, handler_cancellation=True)
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", self.port)
@@ -80,11 +90,29 @@ class ChatServer:
         finally:
             self.at_once -= 1
 
+    async def _other(self, request: web.Request) -> web.Response:
+        body = await request.json()
+        self.calls.append((request.path, body))
+        status, answer = self.routes.get(request.path, lambda _: (404, {"detail": "Not Found"}))(body)
+        return web.Response(text=answer, status=status) if isinstance(answer, str) else web.json_response(answer, status=status)
+
     async def _misbehave(self, request: web.Request, body: dict) -> web.StreamResponse:
+        if self.reply is not None:
+            status, answer = self.reply(body)
+            return web.json_response(answer, status=status)
         text = self.answer(body["messages"][-1]["content"])
         match self.mode:
             case "good":
-                return web.json_response({"id": "x", "choices": [{"index": 0, "message": {"role": "assistant", "content": text}}]})
+                choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
+                if body.get("logprobs"):
+                    choice["logprobs"] = {"content": [{"token": letter, "logprob": -0.5} for letter in text]}
+                return web.json_response({"id": "x", "choices": [choice]})
+            case "hang up":
+                assert request.transport is not None
+                request.transport.abort()
+                return web.Response()
+            case "too long":
+                return web.json_response({"error": {"message": "This model's maximum context length is 8 tokens."}}, status=400)
             case "broken json":
                 return web.Response(text='{"choices": [', content_type="application/json")
             case "html":
@@ -120,10 +148,28 @@ def server() -> Iterator[ChatServer]:
 
 
 @pytest.fixture
+def examiner(server, tmp_path):
+    """Makes a started plugin; a context given to several is a restart with the same state and journal."""
+    file = write_set(tmp_path / "sums.jsonl", QUESTIONS)
+    started = []
+
+    def make(*, context=None, **config) -> LiveHarness:
+        settings = {"url": server.url, "questions": file, "pause": 0.01, "longest_pause": 0.02, "timeout": 30.0} | config
+        harness = LiveHarness(InferencePlugin(), config=settings, context=context or Journaled(name="inference", directory=tmp_path))
+        started.append(harness)
+        harness.start()
+        return harness
+
+    yield make
+    for harness in started:
+        harness.stop()
+
+
+@pytest.fixture
 def until():
     """Wait for a condition with a deadline."""
 
-    def wait(condition: Callable[[], object], seconds: float = 20.0) -> None:
+    def wait(condition: Callable[[], object], seconds: float = 60.0) -> None:
         deadline = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < deadline, "the condition was not met in time"

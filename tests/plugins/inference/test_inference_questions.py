@@ -24,6 +24,13 @@ def asked(tmp_path):
         ('{"prompt": "Hi", "expected": 4}', "Hi", "4"),
         ('{"instruction": "Add", "input": "1, 2", "output": "3"}', "Add\n\n1, 2", "3"),
         ('{"problem": "x?"}', "x?", None),
+        ('{"prompt": "Hi", "completion": "Ho"}', "Hi", "Ho"),
+        ('{"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Ho"}]}', "Hi", "Ho"),
+        ('{"conversations": [{"from": "system", "value": "S"}, {"from": "user", "value": "Hi"}], "answer": "Ho"}', "Hi", "Ho"),
+        ('{"question": "Green?", "choices": ["snow", "grass"], "answer": "grass"}', "Green?", "grass"),
+        ('{"question": "Green?", "choices": ["snow", "grass"], "answer": 1}', "Green?", "grass"),
+        ('{"question": "Green?", "choices": ["snow", "grass"], "answer": "(B)"}', "Green?", "grass"),
+        ('{"question": "Green?", "choices": {"text": ["snow", "grass"], "label": ["A", "B"]}, "answer": "b"}', "Green?", "grass"),
         ('{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}]}', "Hi", "Ho"),
         ('{"messages": [{"role": "system", "content": "S"}, {"role": "user", "content": "Hi"}], "answer": "Ho"}', "Hi", "Ho"),
     ],
@@ -35,9 +42,11 @@ def test_each_form_of_a_line_is_understood(line, prompt, expected, asked):
     assert question.messages[-1]["role"] == "user"
 
 
-def test_a_question_is_named_by_its_id_or_its_line(asked):
-    """Blank lines count as lines and ask nothing."""
-    assert [question.id for question in asked('{"id": 7, "prompt": "a"}', "", '{"prompt": "b"}')] == ["7", "3"]
+def test_a_question_without_an_id_is_named_after_what_it_asks(asked):
+    """So it keeps its name when lines are added before it; asked twice, the second is numbered. Blank lines ask nothing."""
+    (alone,) = asked('{"prompt": "b", "answer": "1"}')
+    named, first, again = asked('{"id": 7, "prompt": "a"}', "", '{"prompt": "b"}', '{"prompt": "b"}')
+    assert (named.id, first.id, again.id) == ("7", alone.id, f"{alone.id}-2")
 
 
 def test_only_the_first_questions_are_read_with_a_limit(asked):
@@ -51,11 +60,17 @@ def test_only_the_first_questions_are_read_with_a_limit(asked):
         ("not JSON", "it is no JSON"),
         (b"\xff\xfe", "it is no JSON"),
         ("[1]", "it is no JSON object"),
-        ('{"answer": "4"}', "it has none of messages, prompt, question"),
+        ('{"answer": "4"}', "it has none of messages, conversations, prompt, question"),
         ('{"prompt": "  "}', "it has none of"),
         ('{"messages": [{"role": "user"}]}', "a message needs a role"),
         ('{"messages": [{"role": "assistant", "content": "Ho"}]}', "none of a user"),
         ('{"messages": "Hi"}', "none of a user"),
+        ('{"conversations": [{"from": "ghost", "value": "Hi"}]}', "a message needs a from"),
+        ('{"question": "Green?", "choices": ["grass"], "answer": 0}', "no list of two texts"),
+        ('{"question": "Green?", "choices": ["grass", "grass"], "answer": 0}', "is there twice"),
+        ('{"question": "Green?", "choices": ["snow", "grass"], "answer": "C"}', "none of its choices"),
+        ('{"question": "Green?", "choices": ["snow", "grass"], "answer": true}', "none of its choices"),
+        ('{"question": "Green?", "choices": ["snow", "grass"]}', "none of its choices"),
         ('{"id": 1, "prompt": "again"}', "the id '1' is already that of line 1"),
     ],
 )
@@ -72,3 +87,22 @@ def test_an_empty_set_is_refused(asked):
     """Nothing to ask is a mistake, not a perfect score."""
     with pytest.raises(DataError, match="holds no question"):
         asked("", "  ")
+
+
+def test_a_text_is_only_measured(asked):
+    """There is nothing to ask: the text is what is expected."""
+    (question,) = asked('{"text": "Once upon a time"}')
+    assert (question.prompt, question.messages, question.expected) == ("", (), "Once upon a time")
+
+
+def test_ones_own_column_names_are_mapped(asked):
+    """The file stays as it is."""
+    (question,) = asked('{"nr": 5, "frage": "2 + 2?", "antwort": "4"}', columns={"id": "nr", "question": "frage", "answer": "antwort"})
+    assert (question.id, question.prompt, question.expected) == ("5", "2 + 2?", "4")
+
+
+def test_the_real_set_of_gsm8k_is_read_as_it_is(shared_data):
+    """1,319 questions, each with an answer and a name of its own."""
+    questions = load(shared_data / "gsm8k" / "test.jsonl")
+    assert len({question.id for question in questions}) == len(questions) == 1319
+    assert all(question.expected and "####" in question.expected for question in questions)

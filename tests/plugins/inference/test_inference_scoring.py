@@ -2,7 +2,7 @@ from decimal import Decimal
 
 import pytest
 
-from trainbus.plugins.inference.scoring import Score, exact_match, final_number, normalised_match, number_match, score, summary
+from trainbus.plugins.inference.scoring import exact_match, final_number, normalised_match, number_match
 
 
 def test_an_exact_match_forgives_white_space_at_the_ends_only():
@@ -54,11 +54,3 @@ def test_numbers_match_by_value():
     assert number_match("#### 5.0", "it is 5")
     assert number_match("no idea", "5") is False
     assert number_match("5", "five") is None
-
-
-def test_the_summary_counts_each_comparison_over_what_it_can_judge():
-    """Questions without an expected answer lower no score; no number expected, no number_match."""
-    scores = [score("4", "4"), score("five", "Five"), score("anything", None)]
-    assert scores[2] == Score(None, None, None)
-    assert summary(scores, "normalised_match") == {"exact_match": 0.5, "normalised_match": 1.0, "number_match": 1.0, "accuracy": 1.0}
-    assert summary([score("x", None)], "exact_match") == {}

@@ -5,15 +5,37 @@ from __future__ import annotations
 import os
 import string
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import Annotated, Literal, TypeAlias
 from urllib.parse import urlsplit
 
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, field
 
-from trainbus.bus.events import Checkpoint
 from trainbus.errors import ConfigError
 
 TEMPLATE_FIELDS = ("path", "name", "id", "run", "step")
+
+EngineName: TypeAlias = Literal["openai", "vllm", "transformers"]
+Policy: TypeAlias = Literal["newest", "every"]
+
+
+class ExamSet(Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
+    """One set of questions: what ``[[plugin.inference.sets]]`` holds. The keys mean what they mean in `InferenceConfig`."""
+
+    questions: str
+    dataset: str = ""
+    scorer: str = "normalised_match"
+    pattern: str = ""
+    columns: dict[str, str] = field(default_factory=dict)
+    limit: Annotated[int, Meta(ge=0)] = 0
+    max_tokens: Annotated[int, Meta(ge=1, le=1_000_000)] = 256
+    take_every: Annotated[int, Meta(ge=1)] = 1
+    at_steps: tuple[int, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The set's name in events."""
+        return self.dataset or Path(self.questions).stem
 
 
 class InferenceConfig(Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
@@ -22,47 +44,74 @@ class InferenceConfig(Struct, kw_only=True, forbid_unknown_fields=True, frozen=T
     Args:
         url: Base address of an OpenAI-compatible server, with its version: ``http://127.0.0.1:8000/v1``.
         questions: File with one question in each line (JSONL).
+        engine: What kind of server it is, which decides how it is given a checkpoint.
         model: Model name in requests; ``{path}``, ``{name}`` (last part of the path), ``{id}``, ``{run}``, ``{step}`` are filled in.
+        paths: Where the server finds what lies here: prefixes of checkpoint paths, and what stands in their place there.
         api_key_env: Name of the environment variable that holds the server's key; empty for none.
         dataset: Name of the set in events; the file's name without its ending when empty.
         policy: Which checkpoints are examined when the examiner is behind: all, in order, or the newest of each run.
-        scorer: Which comparison decides that an answer is correct.
+        take_every: Of each run only every so many-th checkpoint, beginning with the first.
+        at_steps: Only the first checkpoint at or after each of these steps. A newer checkpoint never takes its place.
+        sets: Further sets, each with its own file, scorer and schedule.
+        scorer: Which comparison decides that an answer is correct: a name, the name of an entry point, or ``module:function``.
+        pattern: What the scorer ``regular_expression`` looks for.
+        columns: One's own names of a question's columns: ``{question = "frage", answer = "antwort"}``.
         limit: Ask only the first so many questions; 0 asks all.
         system: Text of a system message before each question.
         temperature: 0 makes answers repeatable.
         max_tokens: Longest answer that the server may write.
+        logprobs: Ask for the log-probabilities of each answer: they are its confidence, and give the calibration error.
+        likelihood: How the server is asked how likely an expected answer is; ``none`` doesn't ask.
+        likelihood_text: The text before an expected answer when ``likelihood`` is ``completion``.
         concurrency: Questions that are asked at the same time.
         timeout: Longest time for one answer from first to last byte.
+        load_timeout: Longest time for the server to load a checkpoint.
         max_answer_bytes: Largest HTTP answer that is read.
-        attempts: Tries of one checkpoint until it is given up.
+        attempts: Tries of one checkpoint until it is given up. Trying to connect to a server that is away is not counted.
         pause: Pause after the first failed try; each further one is twice as long.
         longest_pause: Where the pauses stop growing.
     """
 
     url: str
     questions: str
-    model: str = "{path}"
+    engine: EngineName = "openai"
+    model: str = ""
+    paths: dict[str, str] = field(default_factory=dict)
     api_key_env: str = ""
     dataset: str = ""
-    policy: Literal["newest", "every"] = "newest"
-    scorer: Literal["exact_match", "normalised_match", "number_match"] = "normalised_match"
+    policy: Policy = "newest"
+    take_every: Annotated[int, Meta(ge=1)] = 1
+    at_steps: tuple[int, ...] = ()
+    sets: tuple[ExamSet, ...] = ()
+    scorer: str = "normalised_match"
+    pattern: str = ""
+    columns: dict[str, str] = field(default_factory=dict)
     limit: Annotated[int, Meta(ge=0)] = 0
     system: str = ""
     temperature: Annotated[float, Meta(ge=0, le=2)] = 0.0
     max_tokens: Annotated[int, Meta(ge=1, le=1_000_000)] = 256
+    logprobs: bool = False
+    likelihood: Literal["none", "completion", "chat"] = "none"
+    likelihood_text: str = "{prompt}\n"
     concurrency: Annotated[int, Meta(ge=1, le=256)] = 4
     timeout: Annotated[float, Meta(gt=0, le=3_600)] = 60.0
+    load_timeout: Annotated[float, Meta(gt=0, le=86_400)] = 600.0
     max_answer_bytes: Annotated[int, Meta(ge=1_024)] = 1024 * 1024
     attempts: Annotated[int, Meta(ge=1, le=1_000)] = 6
     pause: Annotated[float, Meta(gt=0, le=3_600)] = 1.0
     longest_pause: Annotated[float, Meta(gt=0, le=3_600)] = 60.0
+
+    def all_sets(self) -> list[ExamSet]:
+        """The set that stands in the section itself, then the further ones."""
+        shared = {name: getattr(self, name) for name in ExamSet.__struct_fields__}
+        return [ExamSet(**shared), *self.sets]
 
 
 def check(config: InferenceConfig) -> None:
     """Refuse what is well-typed but can't work.
 
     Raises:
-        ConfigError: The address is none, or the model template names an unknown field.
+        ConfigError: The address is none, a template names an unknown field, or two sets have one name.
     """
     address = urlsplit(config.url)
     if address.scheme not in ("http", "https") or not address.hostname:
@@ -72,17 +121,30 @@ def check(config: InferenceConfig) -> None:
             key="plugin.inference.url",
             found=config.url,
         )
+    _check_template("model", config.model, TEMPLATE_FIELDS)
+    _check_template("likelihood_text", config.likelihood_text, ("prompt", "system"))
+    names = [one.name for one in config.all_sets()]
+    if repeated := next((name for name in names if names.count(name) > 1), None):
+        raise ConfigError(
+            f"plugin.inference.sets: two sets are named {repeated!r}; results could not be told apart.",
+            hint="Give one of them a `dataset` of its own.",
+            key="plugin.inference.sets",
+            found=repeated,
+        )
+
+
+def _check_template(key: str, template: str, allowed_fields: tuple[str, ...]) -> None:
     try:
-        fields = [field for _, field, _, _ in string.Formatter().parse(config.model) if field is not None]
+        fields = [name for _, name, _, _ in string.Formatter().parse(template) if name is not None]
     except ValueError:
         fields = ["{"]
-    if unknown := [field for field in fields if field not in TEMPLATE_FIELDS]:
-        allowed = ", ".join(f"{{{field}}}" for field in TEMPLATE_FIELDS)
+    if unknown := [name for name in fields if name not in allowed_fields]:
+        allowed = ", ".join(f"{{{name}}}" for name in allowed_fields)
         raise ConfigError(
-            f"plugin.inference.model is {config.model!r}: {unknown[0]!r} can't be filled in.",
-            hint=f"Use {allowed}, or a fixed name.",
-            key="plugin.inference.model",
-            found=config.model,
+            f"plugin.inference.{key} is {template!r}: {unknown[0]!r} can't be filled in.",
+            hint=f"Use {allowed}, or a fixed text.",
+            key=f"plugin.inference.{key}",
+            found=template,
             allowed=allowed,
         )
 
@@ -103,9 +165,3 @@ def api_key(config: InferenceConfig, environment: Mapping[str, str] = os.environ
         key="plugin.inference.api_key_env",
         found=config.api_key_env,
     )
-
-
-def model_name(config: InferenceConfig, checkpoint: Checkpoint) -> str:
-    """The name under which the server knows a checkpoint."""
-    name = checkpoint.path.rstrip("/").rpartition("/")[2]
-    return config.model.format(path=checkpoint.path, name=name, id=checkpoint.id, run=checkpoint.run, step=checkpoint.step)

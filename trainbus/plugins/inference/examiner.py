@@ -8,13 +8,18 @@ import time
 from msgspec import Struct
 
 from trainbus.hookspecs import Context, LeaseRefusedError
-from trainbus.plugins.inference.asking import Asker, AskError, Fault
-from trainbus.plugins.inference.config import InferenceConfig, model_name
+from trainbus.plugins.inference.comparing import Predecessors
+from trainbus.plugins.inference.config import InferenceConfig
+from trainbus.plugins.inference.engines import Engine, make_engine
+from trainbus.plugins.inference.exams import Exam, evidence_of, metrics_of, verdicts_of
+from trainbus.plugins.inference.faults import AskError, Fault
+from trainbus.plugins.inference.http import Line
+from trainbus.plugins.inference.journal import published_samples, results
 from trainbus.plugins.inference.leasing import leased
-from trainbus.plugins.inference.pending import Queue, Waiting, verdict
-from trainbus.plugins.inference.questions import Question
+from trainbus.plugins.inference.pending import Queue, Waiting
 from trainbus.plugins.inference.reporting import Reporter
-from trainbus.plugins.inference.scoring import score
+from trainbus.plugins.inference.sitting import Sitting
+from trainbus.plugins.inference.statistics import compare
 
 AFTER_ERROR = 5.0
 """Seconds until the next try when something unforeseen happened, such as a broker that doesn't answer."""
@@ -31,26 +36,23 @@ class ExaminerStats(Struct, frozen=True):
 
 
 class Examiner:
-    """Works through the queue until it is cancelled.
+    """Works through the queue until it is cancelled."""
 
-    Args:
-        dataset: The set's name in events.
-    """
-
-    def __init__(self, config: InferenceConfig, questions: list[Question], dataset: str, key: str, context: Context) -> None:
+    def __init__(self, config: InferenceConfig, exams: list[Exam], key: str, context: Context) -> None:
         self.config = config
-        self.questions = questions
-        self.dataset = dataset
+        self.exams = exams
         self.context = context
         self.queue = Queue(context.state)
-        self.reporter = Reporter(context, dataset)
+        self.reporter = Reporter(context)
+        self._before = Predecessors(context)
         self._key = key
         self._changed = asyncio.Event()
         self._working_on = ""
         self._examined = self._passed_over = self._given_up = 0
 
-    def wake(self) -> None:
-        """The queue has changed."""
+    def changed(self, run: str, step: int) -> None:
+        """The queue has changed: tell how long it is, and go on."""
+        self.reporter.behind(run, len(self.queue.waiting(run)), step)
         self._changed.set()
 
     def stats(self) -> ExaminerStats:
@@ -79,60 +81,82 @@ class Examiner:
                 self._working_on = ""
 
     async def _work(self, entry: Waiting) -> None:
-        since = [event async for event in self.context.aquery(kinds=["eval", "checkpoint"], runs=[entry.run], after=entry.offset)]
-        if reason := verdict(entry, self.dataset, since):
-            self._pass_over(entry, reason)
+        # What this plugin has published, also in a process that died, must be in the journal before the journal is asked for it.
+        while not await self.context.flush():
+            self.context.logger.warning("the journal does not have everything yet that this plugin has published; waiting")
+        examined, gone = await results(self.context, entry.run, entry.id, after=entry.offset)
+        due = [exam for exam in self.exams if entry.datasets is None or exam.name in entry.datasets]
+        missing = [exam for exam in due if exam.name not in examined]
+        if gone or not missing:
+            self._pass_over(entry, "it was deleted" if gone else "it was examined before")
             return
+        sittings = [await self._sit(exam, entry) for exam in missing]
         try:
             async with leased(self.context, entry.id, reason="evaluation"):
-                await self._examine(entry)
+                await self._examine(entry, sittings)
         except LeaseRefusedError as refusal:
             self._pass_over(entry, f"it is being deleted ({refusal})")
 
-    async def _examine(self, entry: Waiting) -> None:
-        """Try until all questions are answered, a newer checkpoint is preferred, or the tries are used up."""
-        answers: dict[str, str] = {}
-        began, attempt = time.monotonic(), 0
-        async with Asker(self.config, self._key) as asker:
-            while (failure := await self._ask_missing(asker, entry, answers)) is not None:
-                attempt += 1
-                if failure.fault is Fault.UNREACHABLE:
+    async def _sit(self, exam: Exam, entry: Waiting) -> Sitting:
+        """A sitting that goes on where one before it ended."""
+        published = await published_samples(self.context, entry.run, entry.id, exam.name, after=entry.offset)
+        return Sitting(exam, entry, self.config, self.reporter, published)
+
+    async def _examine(self, entry: Waiting, sittings: list[Sitting]) -> None:
+        """Try until all sets are answered, a newer checkpoint is preferred, or the tries are used up."""
+        failures, attempts = 0, entry.attempts
+        line = Line(self.config.url, self._key, connections=self.config.concurrency, limit=self.config.max_answer_bytes)
+        async with line:
+            engine = make_engine(self.config, line)
+            while (failure := await self._try(engine, entry, sittings)) is not None:
+                failures += 1
+                if failure.fault is Fault.AWAY or failure.fault is Fault.TROUBLE:
                     self.reporter.server_lost(entry, failure.problem)
-                self.context.logger.warning("checkpoint %s, try %d of %d: %s", entry.id, attempt, self.config.attempts, failure.problem)
-                if failure.fault is Fault.REFUSED or attempt >= self.config.attempts:
-                    self._give_up(entry, failure, attempt, len(answers))
+                if failure.fault is not Fault.AWAY:
+                    attempts = self.queue.failed(entry.id)
+                told = "checkpoint %s, failure %d, try %d of %d: %s"
+                self.context.logger.warning(told, entry.id, failures, attempts, self.config.attempts, failure.problem)
+                if failure.fault is Fault.REFUSED or attempts >= self.config.attempts:
+                    self._give_up(entry, failure, attempts, sittings)
                     return
-                await self._pause(attempt, entry)
+                await self._pause(failures, entry)
+                if not self.queue.waits(entry.id):
+                    self._pass_over(entry, "it was deleted")
+                    return
                 if self.queue.superseded(entry, self.config.policy):
                     self._pass_over(entry, "a newer one waits")
                     return
-        self._report(entry, answers, time.monotonic() - began)
+        self._examined += 1
+        self._finish(entry)
 
-    async def _ask_missing(self, asker: Asker, entry: Waiting, answers: dict[str, str]) -> AskError | None:
-        """Ask what has no answer yet, several at a time; the first failure ends it and is returned."""
-        model = model_name(self.config, entry.checkpoint())
-        missing = iter([question for question in self.questions if question.id not in answers])
-        failures: list[AskError] = []
+    async def _try(self, engine: Engine, entry: Waiting, sittings: list[Sitting]) -> AskError | None:
+        """Bring the checkpoint to the server and ask what is missing; what failed, or None when everything is answered."""
+        try:
+            model = await engine.prepare(entry)
+            for sitting in [sitting for sitting in sittings if not sitting.reported]:
+                began = time.monotonic()
+                await sitting.ask(engine, model)
+                await self._report(sitting, time.monotonic() - began)
+        except AskError as failure:
+            return failure
+        try:
+            await engine.release(model)
+        except AskError as failure:
+            self.context.logger.warning("checkpoint %s stays on the server: %s", entry.id, failure.problem)
+        return None
 
-        async def work() -> None:
-            for question in missing:
-                if failures:
-                    return
-                try:
-                    answers[question.id] = await asker.ask(question, model)
-                except AskError as error:
-                    failures.append(error)
-                    return
-                self.reporter.server_back(entry)
+    async def _report(self, sitting: Sitting, duration: float) -> None:
+        entry, exam, scored = sitting.entry, sitting.exam, sitting.scored()
+        against, before = await self._before.before(entry, exam.name)
+        verdicts = verdicts_of(exam, scored)
+        evidence = evidence_of(scored, against, compare(before, verdicts))
+        self.reporter.result(entry, exam, metrics_of(exam, scored), evidence, duration)
+        self._before.keep(entry, exam.name, verdicts)
+        sitting.reported = True
 
-        async with asyncio.TaskGroup() as group:
-            for _ in range(self.config.concurrency):
-                group.create_task(work())
-        return failures[0] if failures else None
-
-    async def _pause(self, attempt: int, entry: Waiting) -> None:
+    async def _pause(self, failures: int, entry: Waiting) -> None:
         """Wait longer after each failure; a newer checkpoint that is preferred ends the pause."""
-        pause = min(self.config.longest_pause, self.config.pause * 2 ** (attempt - 1))
+        pause = min(self.config.longest_pause, self.config.pause * 2 ** min(failures - 1, 32))
         try:
             async with asyncio.timeout(pause):
                 while not self.queue.superseded(entry, self.config.policy):
@@ -141,18 +165,19 @@ class Examiner:
         except TimeoutError:
             return
 
-    def _report(self, entry: Waiting, answers: dict[str, str], duration: float) -> None:
-        scores = [score(answers[question.id], question.expected) for question in self.questions]
-        self.reporter.results(entry, self.questions, answers, scores, self.config.scorer, duration)
-        self.queue.finish(entry.id)
-        self._examined += 1
-
-    def _give_up(self, entry: Waiting, failure: AskError, attempts: int, answered: int) -> None:
-        self.reporter.given_up(entry, failure.problem, attempts, answered, len(self.questions))
-        self.queue.finish(entry.id)
+    def _give_up(self, entry: Waiting, failure: AskError, attempts: int, sittings: list[Sitting]) -> None:
+        for sitting in sittings:
+            sitting.publish_rest()
+        answered = sum(sitting.answered for sitting in sittings)
+        self.reporter.given_up(entry, failure.problem, attempts, answered, sum(len(sitting.exam.questions) for sitting in sittings))
         self._given_up += 1
+        self._finish(entry)
 
     def _pass_over(self, entry: Waiting, reason: str) -> None:
-        self._passed_over += 1
-        self.queue.finish(entry.id)
         self.context.logger.info("checkpoint %s is passed over: %s", entry.id, reason)
+        self._passed_over += 1
+        self._finish(entry)
+
+    def _finish(self, entry: Waiting) -> None:
+        self.queue.finish(entry.id)
+        self.reporter.behind(entry.run, len(self.queue.waiting(entry.run)), entry.step)

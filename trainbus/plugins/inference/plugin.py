@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 
 import msgspec
 
 from trainbus.bus import events
 from trainbus.errors import ConfigError
-from trainbus.hookspecs import Context, hookimpl
-from trainbus.plugins.inference import questions
+from trainbus.hookspecs import Context, Panel, hookimpl
 from trainbus.plugins.inference.config import InferenceConfig, api_key, check
 from trainbus.plugins.inference.examiner import Examiner
+from trainbus.plugins.inference.exams import load_exam
+from trainbus.plugins.inference.schedule import Schedule
 
 
 class InferencePlugin:
@@ -20,6 +20,7 @@ class InferencePlugin:
 
     def __init__(self) -> None:
         self.examiner: Examiner | None = None
+        self._schedule: Schedule | None = None
         self._work: asyncio.Task[None] | None = None
 
     @hookimpl
@@ -28,23 +29,33 @@ class InferencePlugin:
         return InferenceConfig
 
     @hookimpl
+    def web_panels(self) -> list[Panel]:
+        """Every examined checkpoint with its accuracy, the interval of that, and whether it differs from the one before."""
+        fields = ("step", "dataset", "metrics.accuracy", "metrics.accuracy_low", "metrics.accuracy_high")
+        compared = ("evidence.compared.better", "evidence.compared.worse", "evidence.compared.p_value", "checkpoint")
+        return [Panel(id="examined", title="Examined checkpoints", kind="table", events="eval", fields=(*fields, *compared))]
+
+    @hookimpl
     async def start(self, context: Context) -> None:
         """Read the questions and go on with what was waiting when the plugin ended.
 
         Raises:
             ConfigError: A setting can't work.
-            DataError: The file of questions is malformed.
+            DataError: A file of questions is malformed.
+            PluginError: A third party's scorer can't be imported.
         """
         config = context.config
         if not isinstance(config, InferenceConfig):
             raise ConfigError("plugin.inference has no settings.", hint="The host gives a plugin an instance of its config schema.")
         check(config)
         key = api_key(config)
-        path = Path(config.questions).expanduser()
-        asked = await asyncio.to_thread(questions.load, path, limit=config.limit)
-        self.examiner = Examiner(config, asked, config.dataset or path.stem, key, context)
+        sets = config.all_sets()
+        exams = [await asyncio.to_thread(load_exam, one, config) for one in sets]
+        self._schedule = Schedule(context.state, sets)
+        self.examiner = Examiner(config, exams, key, context)
         self._work = asyncio.create_task(self.examiner.run())
-        context.logger.info("%d questions of %s for %s; %d checkpoints wait", len(asked), path, config.url, self.examiner.stats().behind)
+        told = ", ".join(f"{len(exam.questions)} questions of {exam.settings.questions}" for exam in exams)
+        context.logger.info("%s for %s; %d checkpoints wait", told, config.url, self.examiner.stats().behind)
 
     @hookimpl
     async def stop(self, context: Context) -> None:
@@ -56,10 +67,16 @@ class InferencePlugin:
     @hookimpl
     def on_checkpoint(self, event: events.Checkpoint, context: Context) -> None:
         """A complete checkpoint waits to be examined; a deleted one no longer does. A repeat changes nothing."""
-        if self.examiner is None or not event.id:
+        if self.examiner is None or self._schedule is None or not event.id:
             return
-        if event.state == "complete" and self.examiner.queue.add(event):
-            self.examiner.wake()
+        queue = self.examiner.queue
+        if event.state == "complete" and not queue.knows(event.id):
+            due, kept = self._schedule.due(event)
+            if due:
+                queue.add(event, due, kept)
+                self.examiner.changed(event.run, event.step)
+            else:
+                queue.finish(event.id)
         elif event.state == "deleted":
-            self.examiner.queue.remove(event.id)
-            self.examiner.wake()
+            queue.remove(event.id)
+            self.examiner.changed(event.run, event.step)

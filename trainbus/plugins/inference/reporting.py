@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from trainbus.bus import events
 from trainbus.hookspecs import Context
+from trainbus.plugins.inference.exams import Exam, Scored
 from trainbus.plugins.inference.pending import Waiting
 from trainbus.plugins.inference.questions import Question
-from trainbus.plugins.inference.scoring import Score, correct, summary
 
 LOST = "server_lost"
 """Key in ``context.state`` of the standing alert: a restart must still be able to clear it."""
@@ -16,44 +18,58 @@ LONGEST_TEXT = 100_000
 
 
 class Reporter:
-    """Publishes results and alerts."""
+    """Publishes results, alerts, and how far behind the examiner is."""
 
-    def __init__(self, context: Context, dataset: str) -> None:
+    def __init__(self, context: Context) -> None:
         self._context = context
-        self._dataset = dataset
+        self._behind: dict[str, int] = {}
 
-    def results(
-        self, entry: Waiting, questions: list[Question], answers: dict[str, str], scores: list[Score], scorer: str, duration: float
-    ) -> None:
-        """All samples in the order of the questions, then the one eval event that sums them up."""
-        for question, scored in zip(questions, scores, strict=True):
-            self._context.publish(
-                events.Sample(
-                    run=entry.run,
-                    step=entry.step,
-                    prompt=_cut(question.prompt),
-                    expected=None if question.expected is None else _cut(question.expected),
-                    answer=_cut(answers[question.id]),
-                    correct=correct(scored, scorer),
-                    example=question.id,
-                    dataset=self._dataset,
-                    checkpoint=entry.id,
-                )
+    def sample(self, entry: Waiting, exam: Exam, question: Question, scored: Scored) -> None:
+        """One answer. Its ``example`` is the same for every checkpoint: that is how the answers of one question are followed."""
+        answer = scored.answer
+        held = {"confidence": answer.confidence, "tokens": answer.tokens, "refused": 1.0 if answer.refused else None}
+        if answer.refused:
+            self._context.logger.warning("checkpoint %s: question %s has no answer: %s", entry.id, question.id, answer.refused)
+        self._context.publish(
+            events.Sample(
+                run=entry.run,
+                step=entry.step,
+                prompt=_cut(question.prompt),
+                expected=None if question.expected is None else _cut(question.expected),
+                answer=None if answer.text is None else _cut(answer.text),
+                correct=scored.correct,
+                loss=answer.loss,
+                example=question.id,
+                dataset=exam.name,
+                checkpoint=entry.id,
+                metrics={name: float(value) for name, value in held.items() if value is not None},
             )
-        metrics = summary(scores, scorer)
+        )
+
+    def result(self, entry: Waiting, exam: Exam, metrics: dict[str, float], evidence: dict[str, Any], duration: float) -> None:
+        """The eval event that sums up all samples of a set."""
         self._context.publish(
             events.Eval(
                 run=entry.run,
                 step=entry.step,
-                dataset=self._dataset,
+                dataset=exam.name,
                 metrics=metrics,
-                examples=len(questions),
+                examples=len(exam.questions),
                 duration=duration,
                 checkpoint=entry.id,
+                evidence=evidence,
             )
         )
         told = ", ".join(f"{name} {value:.3f}" for name, value in metrics.items()) or "nothing to compare"
-        self._context.logger.info("checkpoint %s: %d questions in %.1f s, %s", entry.id, len(questions), duration, told)
+        self._context.logger.info(
+            "checkpoint %s: %d questions of %s in %.1f s, %s", entry.id, len(exam.questions), exam.name, duration, told
+        )
+
+    def behind(self, run: str, waiting: int, step: int) -> None:
+        """How many checkpoints of a run wait, the one at work with them; said when it changes."""
+        if self._behind.get(run) != waiting:
+            self._behind[run] = waiting
+            self._context.publish(events.Metric(run=run, name="inference_behind", value=float(waiting), step=step, unit="checkpoints"))
 
     def server_lost(self, entry: Waiting, problem: str) -> None:
         """Raise the alert that the server can't be reached; once until it is back."""
@@ -87,6 +103,10 @@ class Reporter:
             evidence={"checkpoint": entry.id, "attempts": attempts, "answered": answered, "questions": questions, "problem": problem},
             advice="The examiner goes on with the next checkpoint. See the server's own log for what it did.",
         )
+
+    def scorer_failed(self, scorer: str, question: Question, error: Exception) -> None:
+        """A third party's scorer raised: log it, with where it did."""
+        self._context.logger.warning("scorer %s raised on question %s; its answer has no verdict", scorer, question.id, exc_info=error)
 
     def _alert(
         self,

@@ -1,27 +1,17 @@
-"""Whether an answer is right: pure functions of two texts."""
+"""Whether an answer is the expected one: pure functions of two texts."""
 
 from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from decimal import Decimal, InvalidOperation
-
-from msgspec import Struct
 
 NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|[-+]?\.\d+")
 FINAL = re.compile(r"####\s*(.+)")
 """How GSM8K marks the final answer: https://github.com/openai/grade-school-math."""
 
 ARTICLES = re.compile(r"\b(?:a|an|the)\b")
-
-
-class Score(Struct, frozen=True):
-    """One answer compared in every way; None: this comparison says nothing about it."""
-
-    exact_match: bool | None
-    normalised_match: bool | None
-    number_match: bool | None
 
 
 def exact_match(answer: str, expected: str) -> bool:
@@ -66,29 +56,3 @@ SCORERS: dict[str, Callable[[str, str], bool | None]] = {
     "normalised_match": normalised_match,
     "number_match": number_match,
 }
-
-
-def score(answer: str, expected: str | None) -> Score:
-    """Compare in every way; nothing is known without an expected answer."""
-    if expected is None:
-        return Score(None, None, None)
-    return Score(**{name: scorer(answer, expected) for name, scorer in SCORERS.items()})
-
-
-def correct(scored: Score, scorer: str) -> bool | None:
-    """What the chosen scorer says."""
-    verdict: bool | None = getattr(scored, scorer)
-    return verdict
-
-
-def summary(scores: Iterable[Score], scorer: str) -> dict[str, float]:
-    """The share of right answers for each comparison that says something; ``accuracy`` is that of the chosen scorer."""
-    held = list(scores)
-    metrics = {}
-    for name in SCORERS:
-        verdicts = [verdict for scored in held if (verdict := correct(scored, name)) is not None]
-        if verdicts:
-            metrics[name] = sum(verdicts) / len(verdicts)
-    if scorer in metrics:
-        metrics["accuracy"] = metrics[scorer]
-    return metrics

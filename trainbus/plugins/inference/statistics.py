@@ -1,0 +1,82 @@
+"""How sure a score is: pure functions of numbers of right and wrong answers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+
+from msgspec import Struct
+
+Z95 = 1.959963984540054
+"""Standard normal quantile of a two-sided 95 % interval."""
+SIGNIFICANT = 0.05
+"""A difference that chance alone makes less often than this is no noise."""
+BINS = 10
+"""Bins of equal width for the calibration error, as in Guo et al. 2017, "On Calibration of Modern Neural Networks"."""
+
+
+class Comparison(Struct, frozen=True):
+    """Two checkpoints on the same questions. ``better`` and ``worse`` count the answers that became right and wrong.
+
+    ``p_value``: how often chance alone splits the changed answers as unevenly (exact McNemar test). ``noise``: that is not rare.
+    """
+
+    judged: int
+    better: int
+    worse: int
+    before: float
+    after: float
+    p_value: float
+    noise: bool
+
+
+def wilson(right: int, judged: int) -> tuple[float, float]:
+    """95 % confidence interval of a share (Wilson 1927): sensible also at 0 %, at 100 % and for few questions.
+
+    Raises:
+        ValueError: Nothing was judged.
+    """
+    if judged <= 0:
+        raise ValueError("an interval needs at least one judged answer")
+    share, spread = right / judged, Z95 * Z95 / judged
+    middle = share + spread / 2
+    half = Z95 * math.sqrt(share * (1 - share) / judged + spread / (4 * judged))
+    return max(0.0, (middle - half) / (1 + spread)), min(1.0, (middle + half) / (1 + spread))
+
+
+def mcnemar(better: int, worse: int) -> float:
+    """Exact two-sided p-value of the hypothesis that a changed answer becomes right as often as wrong (a binomial test)."""
+    changed = better + worse
+    tail: int = sum(math.comb(changed, count) for count in range(min(better, worse) + 1))
+    return min(1.0, 2 * tail / (1 << changed))
+
+
+def compare(before: Mapping[str, bool], after: Mapping[str, bool]) -> Comparison | None:
+    """Compare verdicts by example, over the examples that both have; None when they share none."""
+    shared = before.keys() & after.keys()
+    if not shared:
+        return None
+    better = sum(after[example] and not before[example] for example in shared)
+    worse = sum(before[example] and not after[example] for example in shared)
+    p_value = mcnemar(better, worse)
+    return Comparison(
+        judged=len(shared),
+        better=better,
+        worse=worse,
+        before=sum(before[example] for example in shared) / len(shared),
+        after=sum(after[example] for example in shared) / len(shared),
+        p_value=p_value,
+        noise=p_value >= SIGNIFICANT,
+    )
+
+
+def calibration_error(judged: Iterable[tuple[float, bool]]) -> float | None:
+    """Expected calibration error of pairs of confidence and verdict: the mean gap between the two over bins, weighted by size."""
+    sums = [[0.0, 0.0, 0.0] for _ in range(BINS)]
+    for confidence, right in judged:
+        held = sums[min(BINS - 1, int(confidence * BINS))]
+        held[0] += 1
+        held[1] += confidence
+        held[2] += right
+    total = sum(count for count, _, _ in sums)
+    return sum(abs(confident - right) for _, confident, right in sums) / total if total else None
