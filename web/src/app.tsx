@@ -5,7 +5,7 @@ import { useEffect, useState } from "preact/hooks";
 import { ApiPage } from "./api_page";
 import { number } from "./format";
 import { Help, useKeys } from "./help";
-import { connection, now, state, stream, useRun, view, go } from "./model";
+import { book, connection, now, state, stream, useRun, view, go } from "./model";
 import { STALE_AFTER } from "./net";
 import { notifying, switchNotifications } from "./notify";
 import { useValue } from "./observable";
@@ -145,14 +145,24 @@ function Empty() {
   );
 }
 
+// What a visitor sees first is drawn first: the panels behind wait for the first series, or for this many ms.
+const FIRST = 2;
+const FIRST_PATIENCE = 400;
+
 function Panels() {
+  const begun = useValue(book.begun);
+  const [all, setAll] = useState(false);
+  useEffect(() => {
+    const timer = setTimeout(() => setAll(true), begun ? 0 : FIRST_PATIENCE);
+    return () => clearTimeout(timer);
+  }, [begun]);
   const wanted = useValue(order);
   const declared = useValue(state, (value) => value?.panels) ?? [];
   const table = new Map<string, () => ComponentChildren>(PANELS);
   for (const panel of declared) table.set(`${panel.plugin}-${panel.id}`, () => <Declared panel={panel} key={panel.key} />);
   const ids = arranged([...table.keys()], wanted);
   remember(ids);
-  return <>{ids.map((id) => table.get(id)?.())}</>;
+  return <>{(all ? ids : ids.slice(0, FIRST)).map((id) => table.get(id)?.())}</>;
 }
 
 function Content() {

@@ -1,6 +1,6 @@
 // A line chart on uPlot: one or more curves over steps, marks, gaps that stay gaps, a crosshair for mouse, finger and keyboard.
 
-import { useEffect, useRef, useState } from "preact/hooks";
+import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
 import uPlot from "uplot";
 import "uplot/dist/uPlot.min.css";
 import { number, short } from "./format";
@@ -86,11 +86,28 @@ function table(curves: Curve[], logarithmic: boolean): uPlot.AlignedData {
   return uPlot.join(parts, parts.map((part) => part.map(() => 2))) as uPlot.AlignedData;
 }
 
+// Everything that a chart is drawn from. Curves grow in place, so their length counts beside their identity.
+const parts = ({ curves, marks }: Options, logarithmic: boolean): unknown[] => [
+  logarithmic,
+  marks,
+  ...curves.flatMap((curve) => [curve.x, curve.y, curve.x.length, curve.gaps, curve.gaps?.length, curve.smoothing]),
+];
+
+// Draw again where something has changed: most renderings of a panel change nothing in its chart.
+function renew(plot: uPlot, options: Options, logarithmic: boolean, drawn: { current: unknown[] }): void {
+  const wanted = parts(options, logarithmic);
+  if (wanted.length === drawn.current.length && wanted.every((part, index) => Object.is(part, drawn.current[index]))) return;
+  drawn.current = wanted;
+  plot.setData(table(options.curves, logarithmic));
+}
+
 export function Chart(options: Options) {
   const { id, label, curves, small = false, height = small ? 170 : 340 } = options;
   const box = useRef<HTMLDivElement>(null);
   const tip = useRef<HTMLDivElement>(null);
   const plot = useRef<uPlot | null>(null);
+  const drawn = useRef<unknown[]>([]);
+  const visible = useRef(true);
   const latest = useRef(options);
   latest.current = options;
   const theme = useValue(look);
@@ -99,28 +116,36 @@ export function Chart(options: Options) {
   const filled = curves.some((curve) => curve.x.length > 0 || curve.gaps?.length);
   const [focused, setFocused] = useState(false);
 
-  useEffect(() => {
+  useLayoutEffect(() => {
     if (!box.current || !filled) return;
     const host = box.current;
     const made = new uPlot(configured(host, latest, tip, logarithmic), table(latest.current.curves, logarithmic), host);
     plot.current = made;
+    drawn.current = parts(latest.current, logarithmic);
     const fit = () => {
-      const width = host.clientWidth;
+      const [width, tall] = [host.clientWidth, host.clientHeight || height];
       if (!width) return;
       latest.current.onWidth?.(width);
-      made.setSize({ width, height: host.clientHeight || height });
+      // Setting a size draws all anew, and the first call only tells what is known.
+      if (width !== made.width || tall !== made.height) made.setSize({ width, height: tall });
     };
-    const observer = new ResizeObserver(fit);
-    observer.observe(host);
+    const sized = new ResizeObserver(fit);
+    sized.observe(host);
+    const seen = new IntersectionObserver(([entry]) => {
+      visible.current = entry.isIntersecting;
+      if (visible.current) renew(made, latest.current, logarithmic, drawn);
+    });
+    seen.observe(host);
     return () => {
-      observer.disconnect();
+      sized.disconnect();
+      seen.disconnect();
       made.destroy();
       plot.current = null;
     };
   }, [shape, filled]);
 
   useEffect(() => {
-    plot.current?.setData(table(curves, logarithmic));
+    if (plot.current && visible.current) renew(plot.current, options, logarithmic, drawn);
   });
 
   const move = (event: KeyboardEvent) => {
@@ -364,7 +389,7 @@ function showTip(plot: uPlot, options: Options, tip: HTMLDivElement | null): voi
   }
   const x = plot.data[0][idx];
   const at = plot.valToPos(x, "x");
-  const lines = [`${options.xName ?? "step"} ${options.formatX ? options.formatX(x) : x.toLocaleString("en-US")}`];
+  const lines = [`${options.xName ?? "step"} ${options.formatX ? options.formatX(x) : number(x, 15)}`];
   plot.series.forEach((series, index) => {
     const value = index ? plot.data[index][idx] : undefined;
     if (value !== null && value !== undefined) lines.push(`${series.label} ${number(value, 5)}`);

@@ -1,12 +1,21 @@
 // Numbers, sizes and times as people read them.
 
+// Making a formatter costs far more than using it, and a page formats hundreds of numbers a second.
+const whole = new Intl.NumberFormat("en-US", { maximumFractionDigits: 0 });
+const significant = Array.from({ length: 22 }, () => null as Intl.NumberFormat | null);
+
+function rounded(value: number, digits: number): string {
+  significant[digits] ??= new Intl.NumberFormat("en-US", { maximumSignificantDigits: digits });
+  return significant[digits].format(value);
+}
+
 export function number(value: number | null | undefined, digits = 4): string {
   if (value === null || value === undefined) return "–";
   if (!Number.isFinite(value)) return String(value);
-  if (Number.isInteger(value) && Math.abs(value) < 1e15) return value.toLocaleString("en-US");
+  if (Number.isInteger(value) && Math.abs(value) < 1e15) return whole.format(value);
   const size = Math.abs(value);
   if (size !== 0 && (size < 1e-3 || size >= 1e6)) return value.toExponential(2).replace("e+", "e");
-  return value.toLocaleString("en-US", { maximumSignificantDigits: digits });
+  return rounded(value, digits);
 }
 
 export function short(value: number): string {

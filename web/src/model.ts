@@ -9,6 +9,8 @@ import type { BusEvent, RunDetail, State } from "./types";
 // The state is fetched again at most this often, in ms, however many events come.
 const REFRESH_PAUSE = 1000;
 const IDLE_REFRESH = 5000;
+// The list of events is drawn again at most this often, in ms.
+const TAIL_PAUSE = 250;
 const RECENT_EVENTS = 60;
 const KEPT_EVENTS = 1000;
 
@@ -26,6 +28,8 @@ export const view = new Observable<View>(readAddress());
 export const arrivals = new Observable<BusEvent | null>(null);
 export const tail = new Observable<readonly BusEvent[]>([]);
 export const now = new Observable(Date.now());
+// Grows with each time that the page was brought up to date after a connection was lost.
+export const connections = new Observable(0);
 export const pinned = new Setting<string[]>("trainbus-pinned", []);
 export const smoothing = new Setting("trainbus-smoothing", 0.6);
 export const logarithmic = new Setting("trainbus-log", false);
@@ -95,10 +99,13 @@ async function fetchState(): Promise<State> {
 }
 
 let newest = -1;
+let connected = false;
 
 // Bring everything up to date; gives the offset after which the stream must continue.
 async function resume(): Promise<number> {
   const answer = await fetchState();
+  if (connected) connections.value += 1;
+  connected = true;
   book.renew();
   // A little earlier, so that the list of events is not empty; charts skip what they know already.
   newest = Math.min(newest, answer.offset);
@@ -141,7 +148,7 @@ function onEvent(event: BusEvent): void {
   if (event.offset > newest) {
     newest = event.offset;
     arrivals.value = event;
-    if (!waiting.length) requestAnimationFrame(showTail);
+    if (!waiting.length) setTimeout(showTail, TAIL_PAUSE);
     waiting.push(event);
     if (waiting.length > KEPT_EVENTS) waiting = waiting.slice(-KEPT_EVENTS);
     refresh();
@@ -174,25 +181,45 @@ export interface Resource<T> {
   retry: () => void;
 }
 
-// An answer of the API that is fetched again when `version` changes. The last good one stays beside a problem.
-export function useResource<T>(path: string, parameters: Parameters, version: unknown): Resource<T> {
+// Panels that ask for the same thing at the same time share one answer.
+const SHARED = 100;
+const answers = new Map<string, { stamp: string; answer: Promise<unknown> }>();
+
+function shared<T>(key: string, stamp: string, path: string, parameters: Parameters): Promise<T> {
+  const known = answers.get(key);
+  if (known?.stamp === stamp) return known.answer as Promise<T>;
+  const answer = get<T>(path, parameters);
+  const entry = { stamp, answer };
+  answers.delete(key);
+  answers.set(key, entry);
+  if (answers.size > SHARED) answers.delete(answers.keys().next().value as string);
+  answer.catch(() => answers.get(key) === entry && answers.delete(key));
+  return answer;
+}
+
+// An answer of the API that is fetched again when `version` changes, and after each reconnection. The last good one stays beside a
+// problem. Where `nothing` is given, version 0 means that there is nothing yet, and nobody is asked.
+export function useResource<T>(path: string, parameters: Parameters, version: unknown, nothing?: T): Resource<T> {
   const key = JSON.stringify([path, parameters]);
   const [found, setFound] = useState<{ key: string; data: T | null; problem: string }>({ key: "", data: null, problem: "" });
   const [tries, setTries] = useState(0);
-  const phase = useValue(connection, (value) => value.phase === "live");
+  const times = useValue(connections);
+  const none = nothing !== undefined && !version;
   useEffect(() => {
-    if (!path) return;
+    if (!path || none) return;
     let current = true;
-    get<T>(path, parameters).then(
+    shared<T>(key, JSON.stringify([version, tries, times]), path, parameters).then(
       (data) => current && setFound({ key, data, problem: "" }),
       (error) => current && setFound((before) => ({ key, data: before.key === key ? before.data : null, problem: error instanceof ApiError ? error.message : String(error) })),
     );
     return () => {
       current = false;
     };
-  }, [key, version, tries, phase]);
+  }, [key, version, tries, times, none]);
+  const retry = () => setTries((count) => count + 1);
+  if (none) return { data: path ? nothing : null, problem: "", loading: !path, retry };
   const mine = found.key === key;
-  return { data: mine ? found.data : null, problem: mine ? found.problem : "", loading: !mine, retry: () => setTries((count) => count + 1) };
+  return { data: mine ? found.data : null, problem: mine ? found.problem : "", loading: !mine, retry };
 }
 
 export interface Listed<T> {
@@ -201,8 +228,10 @@ export interface Listed<T> {
   all: number;
 }
 
+const EMPTY = { entries: [], found: 0, all: 0 };
+
 export function useList<T>(name: string, parameters: Parameters = []): Resource<Listed<T>> {
   const run = useRun();
   const path = run ? `/api/runs/${encodeURIComponent(run.run)}/lists/${name}` : "";
-  return useResource<Listed<T>>(path, parameters, run?.versions[name] ?? 0);
+  return useResource<Listed<T>>(path, parameters, run?.versions[name] ?? 0, EMPTY);
 }

@@ -21,10 +21,23 @@ export function address(path: string, parameters: Parameters = []): string {
   return query ? `${path}?${query}` : path;
 }
 
+// The page's first script asks for the state while the rest of the page is on its way.
+declare global {
+  interface Window {
+    early?: { path: string; answer: Promise<Response> };
+  }
+}
+
+function begun(path: string): Promise<Response> | undefined {
+  const early = window.early;
+  window.early = undefined;
+  return early?.path === path ? early.answer : undefined;
+}
+
 async function ask<T>(path: string, options: RequestInit): Promise<T> {
   let response: Response;
   try {
-    response = await fetch(path, options);
+    response = await (begun(path) ?? fetch(path, options));
   } catch {
     throw new ApiError(0, "The server does not answer.");
   }

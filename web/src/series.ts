@@ -1,6 +1,6 @@
 // The series of the shown run: fetched down-sampled to the screen's width, and continued by live events.
 
-import { useEffect, useState } from "preact/hooks";
+import { useEffect, useLayoutEffect, useState } from "preact/hooks";
 import { ApiError, get, type Parameters } from "./net";
 import { Observable, useValue } from "./observable";
 import type { BusEvent, Series } from "./types";
@@ -9,6 +9,8 @@ import type { BusEvent, Series } from "./types";
 const LIVE_POINTS = 600;
 const RECENT = 2000;
 const PAUSE = 1000;
+// Live points are drawn together, so that a busy run costs no more than a quiet one, in ms.
+const DRAW_PAUSE = 200;
 const SLOW_PAUSE = 5000;
 
 // Series that the server derives from events; they are fetched again instead of continued here.
@@ -22,6 +24,8 @@ export interface Held {
 
 export class SeriesBook {
   readonly problem = new Observable("");
+  // Whether any series has been answered: what is not seen at first waits for that.
+  readonly begun = new Observable(false);
   private run = "";
   private range: [number, number] | null = null;
   private readonly watched = new Map<string, number>();
@@ -32,6 +36,7 @@ export class SeriesBook {
   private fetching = false;
   private last = 0;
   private points = 1000;
+  private readonly grown = new Set<Observable<Held | null>>();
 
   // Another run, or another part of it.
   look(run: string, range: [number, number] | null): void {
@@ -39,6 +44,9 @@ export class SeriesBook {
     if (run !== this.run) {
       for (const series of this.held.values()) series.value = null;
       this.recent = [];
+    } else if (range) {
+      // The points that are here show at once what is coming in full detail.
+      for (const source of this.held.values()) if (source.value) source.value = { ...source.value, series: part(source.value.series, range) };
     }
     [this.run, this.range] = [run, range];
     this.last = 0;
@@ -103,8 +111,15 @@ export class SeriesBook {
     }
     series.steps.push(point.step);
     series.values.push(point.value);
-    source.value = { series, offset: event.offset, live: held.live + 1 };
+    [held.offset, held.live] = [event.offset, held.live + 1];
+    if (!this.grown.size) setTimeout(() => this.draw(), DRAW_PAUSE);
+    this.grown.add(source);
     if (held.live > LIVE_POINTS) this.again(metric, PAUSE);
+  }
+
+  private draw(): void {
+    for (const source of this.grown) source.value = source.value && { ...source.value };
+    this.grown.clear();
   }
 
   private again(metric: string, pause: number): void {
@@ -141,6 +156,7 @@ export class SeriesBook {
       for (const metric of metrics) this.stale.add(metric);
     } finally {
       this.fetching = false;
+      this.begun.value = true;
       this.last = Date.now();
       this.schedule(PAUSE);
     }
@@ -155,6 +171,16 @@ export class SeriesBook {
   }
 }
 
+function part(series: Series, [first, last]: [number, number]): Series {
+  const inside = (_: unknown, index: number) => series.steps[index] >= first && series.steps[index] <= last;
+  return {
+    ...series,
+    steps: series.steps.filter(inside),
+    values: series.values.filter(inside),
+    gaps: series.gaps.filter((gap) => gap.last >= first && gap.first <= last),
+  };
+}
+
 function pointOf(event: BusEvent, metric: string, step: number): { step: number; value: number | null } | null {
   if (event.kind === "metric") return event.name === metric ? { step: (event.step as number | null) ?? step, value: event.value as number | null } : null;
   if (event.kind !== "step" || event.rank) return null;
@@ -165,7 +191,8 @@ function pointOf(event: BusEvent, metric: string, step: number): { step: number;
 
 // A series of the shown run for as long as the component is there.
 export function useSeries(book: SeriesBook, metric: string): Series | null {
-  useEffect(() => (metric ? book.watch(metric) : undefined), [metric]);
+  // Before the next paint: the first chart waits for this.
+  useLayoutEffect(() => (metric ? book.watch(metric) : undefined), [metric]);
   const held = useValue(book.source(metric));
   return held?.series ?? null;
 }

@@ -288,7 +288,7 @@ def test_installed_plugins_are_asked_for_their_panels_and_a_broken_one_costs_onl
 def test_files_with_a_hash_in_their_name_are_kept_by_browsers_and_the_page_is_not(page, board):
     """So a new version is seen at once and costs one small request else."""
     kept = {path: board.ask(path)[1]["cache-control"] for path in board.plugin._server.assets}
-    assert kept["/"] == kept["/static/theme.js"] == "no-cache"
+    assert kept["/"] == kept["/static/first.js"] == "no-cache"
     assert [value for path, value in kept.items() if path.startswith("/static/app-")] == ["public, max-age=31536000, immutable"]
 
 

@@ -60,7 +60,7 @@ def test_the_api_answers_what_the_events_said(dashboard):
         ("/static/%2e%2e/plugin.py", 404),
         ("/static/..%2fplugin.py", 404),
         ("/../../../../etc/passwd", 404),
-        ("/static/theme.js%00", 404),
+        ("/static/first.js%00", 404),
     ],
 )
 def test_what_does_not_exist_is_refused_with_a_reason(path, status, dashboard):
@@ -81,7 +81,7 @@ def test_nothing_can_be_changed_from_here(dashboard):
 def test_every_answer_carries_the_security_headers(dashboard):
     """No inline script, no foreign host, no frame, no sniffing, no referrer; also on errors and streams."""
     board = dashboard()
-    for path in ("/", "/static/theme.js", "/api/state", "/none", "/api/events"):
+    for path in ("/", "/static/first.js", "/api/state", "/none", "/api/events"):
         connection = board.open(path)
         answer = connection.getresponse()
         policy = answer.getheader("Content-Security-Policy")

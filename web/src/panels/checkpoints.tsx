@@ -15,6 +15,8 @@ import type { CheckpointRow, Checkpoints, Order } from "../types";
 // An answer that takes longer may never come: retention may not be running where the checkpoint is.
 const SLOW = 10_000;
 
+const NOTHING: Checkpoints = { version: 0, checkpoints: [], disks: [] };
+
 const STATE_TONES: Record<string, string> = { complete: "ok", kept: "ok", writing: "info", goes: "warning", thins: "warning", trashed: "info", gone: "" };
 
 function stateOf(row: CheckpointRow): string {
@@ -94,7 +96,7 @@ function Why({ row, best, order, newest }: { row: CheckpointRow; best: boolean; 
 
 export function CheckpointsPanel() {
   const run = useRun();
-  const resource = useResource<Checkpoints>(run ? `/api/runs/${encodeURIComponent(run.run)}/checkpoints` : "", [], run?.versions.fates ?? 0);
+  const resource = useResource<Checkpoints>(run ? `/api/runs/${encodeURIComponent(run.run)}/checkpoints` : "", [], run?.versions.fates ?? 0, NOTHING);
   const orders = useList<Order>("commands").data?.entries ?? [];
   const operator = useValue(state, (value) => value?.role) === "operator";
   const at = useValue(now);
