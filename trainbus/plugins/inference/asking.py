@@ -9,6 +9,7 @@ from typing import Any
 import aiohttp
 import msgspec
 
+from trainbus.bus.events import DECODE_ERRORS
 from trainbus.plugins.inference.config import InferenceConfig
 from trainbus.plugins.inference.questions import Question
 
@@ -129,7 +130,7 @@ def read_answer(status: int, content_type: str, body: bytes) -> str:
         completion = msgspec.json.decode(body, type=Completion)
     except msgspec.ValidationError as error:
         raise AskError(Fault.WRONG, f"The server's answer has not the shape of a chat completion: {error}.") from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except DECODE_ERRORS as error:
         raise AskError(Fault.WRONG, f"The server answered {content_type or 'bytes'} that is no JSON: {_quote(body)}") from error
     if not completion.choices:
         raise AskError(Fault.WRONG, "The server's answer has not the shape of a chat completion: `choices` is empty.")
@@ -142,7 +143,7 @@ def _reason(body: bytes) -> str:
         told: Any = msgspec.json.decode(body)
         for name in ("error", "message"):
             told = told[name] if isinstance(told, dict) and name in told else told
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except DECODE_ERRORS:
         told = None
     return _short(told) if isinstance(told, str) else _quote(body)
 
