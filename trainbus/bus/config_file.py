@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from trainbus.bus.config import Config
+from trainbus.bus.events import DECODE_ERRORS
 from trainbus.bus.validation import Mistake, mistakes
 from trainbus.errors import ConfigError
 
@@ -175,7 +176,7 @@ def parse_value(text: str) -> Any:
     """A value in TOML syntax; bare words (and dates, of which we have none) are text."""
     try:
         parsed = tomllib.loads(f"value = {text}")
-    except tomllib.TOMLDecodeError:
+    except DECODE_ERRORS:
         return text
     value = parsed["value"]
     return text if len(parsed) > 1 or isinstance(value, datetime.date | datetime.time) else value
@@ -187,12 +188,15 @@ def split_key(key: str) -> list[str]:
     Raises:
         ConfigError: It is none.
     """
+    refusal = ConfigError(f"--set: {key!r} is no key path.", hint="For example: --set bus.lost_after=30", key=key)
     try:
         node: Any = tomllib.loads(f"{key} = 0")
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"--set: {key!r} is no key path.", hint="For example: --set bus.lost_after=30", key=key) from error
+    except DECODE_ERRORS as error:
+        raise refusal from error
     parts = []
     while isinstance(node, dict):
+        if len(node) != 1:  # a comment or a table header, which leaves no key or several
+            raise refusal
         name, node = next(iter(node.items()))
         parts.append(name)
     return parts
@@ -254,7 +258,7 @@ def _read(file: Path) -> str:
 def _parse(text: str, file: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except DECODE_ERRORS as error:
         message = str(error)
         at = re.search(r"\(at line (\d+), column (\d+)\)", message)
         line = int(at[1]) if at else len(text.splitlines())

@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeAlias
 
 import msgspec
 
+from trainbus.bus.events import DECODE_ERRORS
 from trainbus.bus.home import Connection, home, read_connection, write_atomically
 from trainbus.errors import ConfigError, RefusedError, UnreachableError
 
@@ -177,7 +178,7 @@ def credentials_for(connection: Connection, root: Path | None = None) -> Credent
     path = keys_directory(root) / "local.json"
     try:
         return msgspec.json.decode(path.read_bytes(), type=Credentials)
-    except (OSError, msgspec.DecodeError) as error:
+    except (OSError, *DECODE_ERRORS) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is damaged"
         raise RefusedError(
             f"The broker at {connection.router} asks for a key, and {path} can't be read: {reason}.",

@@ -479,7 +479,10 @@ encode = _encoder.encode
 """``encode(event) -> bytes``: the event's body as msgpack. ``offset`` is left out while it is -1."""
 
 decode_envelope = _envelope_decoder.decode
-"""``decode_envelope(body) -> Envelope``; raises ``msgspec.DecodeError`` on bytes that are no event."""
+"""``decode_envelope(body) -> Envelope``; raises one of `DECODE_ERRORS` on bytes that are no event."""
+
+DECODE_ERRORS = (msgspec.DecodeError, ValueError, RecursionError)
+"""What a decoder of msgspec, json or tomllib raises on bytes that are not what they should be: broken UTF-8 and nests too deep included."""
 
 
 def decode(body: bytes | memoryview, offset: int = -1) -> AnyEvent:
@@ -491,14 +494,21 @@ def decode(body: bytes | memoryview, offset: int = -1) -> AnyEvent:
     Raises:
         msgspec.DecodeError: The bytes are no event (``ValidationError`` is a subclass).
     """
-    event: AnyEvent
     try:
-        event = _decoder.decode(body)
+        event = _decode(body)
+    except (UnicodeDecodeError, RecursionError) as error:
+        raise msgspec.DecodeError(str(error)) from error
+    event.offset = offset
+    return event
+
+
+def _decode(body: bytes | memoryview) -> AnyEvent:
+    try:
+        return _decoder.decode(body)
     except msgspec.ValidationError:
         raw = msgspec.msgpack.decode(body)
         if not isinstance(raw, dict) or not isinstance(raw.get("kind"), str) or raw["kind"] in BY_KIND:
             raise
         event = msgspec.convert(raw, Other)
         event.fields = {key: value for key, value in raw.items() if key not in Envelope.__struct_fields__}
-    event.offset = offset
-    return event
+        return event

@@ -11,6 +11,7 @@ import msgspec
 from msgspec import Struct
 
 from trainbus.bus import wire
+from trainbus.bus.events import DECODE_ERRORS
 from trainbus.errors import ProtocolError, RefusedError, TrainbusError, UnreachableError
 
 T = TypeVar("T")
@@ -56,7 +57,7 @@ class Ticket(Generic[T]):
         """End with an answer."""
         try:
             self._result = self._decoder.decode(result)
-        except msgspec.DecodeError as error:
+        except DECODE_ERRORS as error:
             hint = "Broker and client are of different versions: install the same trainbus on both sides."
             self._error = ProtocolError(f"The answer to {type(self.request).__name__} can't be read: {error}", hint=hint)
         self.done = True
@@ -102,7 +103,7 @@ class Exchange:
         """A frame from the broker: answers its ticket. An answer that nobody waits for any more is dropped."""
         try:
             message = wire.decode_message(frame)
-        except msgspec.DecodeError as error:
+        except DECODE_ERRORS as error:
             hint = "Is the address the one of a trainbus broker of this version?"
             self._fail_all(ProtocolError(f"The broker's answer can't be read: {error}", hint=hint))
             return

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import msgspec
 
+from trainbus.bus.events import DECODE_ERRORS
 from trainbus.errors import UnreachableError
 
 
@@ -92,5 +93,5 @@ def read_connection(root: Path | None = None) -> Connection:
         raise UnreachableError(
             problem, hint="Start one with `trainbus up`, or set TRAINBUS_HOME to the one that runs.", file=str(path)
         ) from None
-    except (OSError, msgspec.DecodeError) as error:
+    except (OSError, *DECODE_ERRORS) as error:
         raise UnreachableError(f"{path} can't be read: {error}", hint="Delete it and start `trainbus up` again.", file=str(path)) from error

@@ -23,6 +23,7 @@ from pathlib import Path
 
 import msgspec
 
+from trainbus.bus.events import DECODE_ERRORS
 from trainbus.bus.home import private_directory
 from trainbus.bus.segment import Allocate, Segment
 from trainbus.errors import SpoolError
@@ -108,7 +109,7 @@ def read_meta(path: Path) -> tuple[Identity, int, int]:
         content = (path / "meta").read_bytes()
         magic, acknowledged, published, length = _meta.unpack_from(content)
         identity = msgspec.json.decode(content[_meta.size : _meta.size + length], type=Identity) if magic == _MAGIC else None
-    except (OSError, ValueError, struct.error) as error:
+    except (OSError, struct.error, *DECODE_ERRORS) as error:
         raise SpoolError(f"{path} is no readable spool: {error}", hint=_UNREADABLE, file=str(path)) from error
     if identity is None:
         raise SpoolError(f"{path} is no readable spool: its meta file is of another version, or damaged", hint=_UNREADABLE, file=str(path))

@@ -18,6 +18,7 @@ import msgspec
 from msgspec import Struct
 
 from trainbus.bus import wire
+from trainbus.bus.events import DECODE_ERRORS
 from trainbus.bus.filter import Filter, is_heartbeat
 from trainbus.errors import JournalError, ProtocolError
 
@@ -299,6 +300,6 @@ class Stream:
 def _decode(decoder: msgspec.msgpack.Decoder[T], payload: bytes) -> T:
     try:
         return decoder.decode(payload)
-    except msgspec.DecodeError as error:
+    except DECODE_ERRORS as error:
         hint = "Is the xpub address the one of a trainbus broker of this version?"
         raise ProtocolError(f"A frame of the fan-out can't be read: {error}", hint=hint) from error

@@ -477,7 +477,18 @@ _encoder = msgspec.msgpack.Encoder()
 _message_decoder = msgspec.msgpack.Decoder(AnyMessage)
 
 encode = _encoder.encode
-decode_message = _message_decoder.decode
+
+
+def decode_message(frame: bytes) -> AnyMessage:
+    """Decode one frame of the ROUTER or of a DEALER.
+
+    Raises:
+        msgspec.DecodeError: The bytes are no message (``ValidationError`` is a subclass), whatever is wrong with them.
+    """
+    try:
+        return _message_decoder.decode(frame)
+    except (UnicodeDecodeError, RecursionError) as error:
+        raise msgspec.DecodeError(str(error)) from error
 
 
 def topic(kind: str, run: str) -> str:

@@ -10,6 +10,7 @@ import msgspec
 
 from trainbus.bus.broker.keystore import Book, Client, book_file, read_book
 from trainbus.bus.credentials import LOCAL, VARIABLE, Credentials, chosen, keys_directory
+from trainbus.bus.events import DECODE_ERRORS
 from trainbus.cli.checks import Finding
 from trainbus.errors import TrainbusError
 
@@ -62,7 +63,7 @@ def _local(root: Path, book: Book) -> Finding:
     mend = "`trainbus keys rotate` makes a new one; every token is void then."
     try:
         local = msgspec.json.decode(path.read_bytes(), type=Credentials)
-    except (OSError, msgspec.DecodeError):
+    except (OSError, *DECODE_ERRORS):
         return Finding(check="local key", state="fail", found=f"{path} is missing or damaged", mend=mend)
     known = next((client for client in book.clients if client.public_key == local.public_key and client.name == LOCAL), None)
     if known is None or known.revoked is not None or local.server_key != book.public_key:

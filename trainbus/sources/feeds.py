@@ -158,7 +158,7 @@ class TrainerStateFeed:
             return []
         try:
             content = json.loads(file.read_text(encoding="utf-8"))
-        except ValueError:  # it is just being written
+        except events.DECODE_ERRORS:  # it is just being written
             return []
         self._seen = seen
         rows = content.get("log_history") if isinstance(content, dict) else None

@@ -19,6 +19,7 @@ import msgspec
 
 from trainbus.bus import events
 from trainbus.errors import DataError
+from trainbus.sources.patterns import MAX_LINE
 from trainbus.sources.tables import as_number, from_rows
 from trainbus.sources.tensorboard import read_folder
 
@@ -79,7 +80,13 @@ def _csv(path: Path, columns: Mapping[str, str] | None) -> Iterator[events.AnyEv
                 cells = (cell.replace(",", ".") for cell in line) if delimiter == ";" else line
                 yield {name: cell for name, cell in zip(names, cells, strict=False) if cell and name}
 
-    return from_rows(_melted(rows(), path), path.stem, columns)
+    def readable() -> Iterator[dict[str, Any]]:
+        try:
+            yield from rows()
+        except csv.Error as error:
+            raise DataError(f"{path} is no table: {error}.", hint="Is a quotation mark left open?", file=str(path)) from error
+
+    return from_rows(_melted(readable(), path), path.stem, columns)
 
 
 def _melted(rows: Iterable[dict[str, Any]], path: Path) -> Iterator[dict[str, Any]]:
@@ -98,8 +105,8 @@ def _jsonl(path: Path, columns: Mapping[str, str] | None) -> Iterator[events.Any
     first = next(lines, None)
     if first is None:
         raise DataError(f"{path} is empty.", hint="Each line must be a JSON object.", file=str(path), line=1)
-    if isinstance(first.get("kind"), str) and first["kind"] in events.BY_KIND and "source" in first:
-        return (exported_event(row) for row in chain([first], lines) if row.get("kind") in events.BY_KIND)
+    if _kind_of(first) in events.BY_KIND and "source" in first:
+        return (_exported(row, path) for row in chain([first], lines) if _kind_of(row) in events.BY_KIND)
     return from_rows(chain([first], lines), path.stem, columns)
 
 
@@ -113,7 +120,7 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
                 raise _no_object(path, *broken)
             try:
                 row = json.loads(line)
-            except ValueError as error:
+            except events.DECODE_ERRORS as error:
                 if number == 1:
                     raise _no_object(path, number, f": {error}") from error
                 broken = (number, f": {error}")  # the last line may have been torn by a kill
@@ -125,6 +132,18 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
 
 def _no_object(path: Path, number: int, what: str) -> DataError:
     return DataError(f"{path}, line {number}{what}.", hint="Each line must be a JSON object.", file=str(path), line=number)
+
+
+def _kind_of(row: dict[str, Any]) -> str:
+    return kind if isinstance(kind := row.get("kind"), str) else ""
+
+
+def _exported(row: dict[str, Any], path: Path) -> events.AnyEvent:
+    try:
+        return exported_event(row)
+    except (KeyError, IndexError, TypeError, AttributeError, *events.DECODE_ERRORS) as error:
+        hint = "Was the file changed by hand? `trainbus runs export` writes it anew."
+        raise DataError(f"{path} holds an event that can't be read: {error}.", hint=hint, file=str(path)) from error
 
 
 def exported_event(row: dict[str, Any]) -> events.AnyEvent:
@@ -141,7 +160,7 @@ def exported_event(row: dict[str, Any]) -> events.AnyEvent:
 def _json(path: Path, columns: Mapping[str, str] | None) -> Iterator[events.AnyEvent]:
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except ValueError as error:
+    except events.DECODE_ERRORS as error:
         raise DataError(f"{path} is no JSON: {error}.", hint="Name transformers' trainer_state.json.", file=str(path)) from error
     rows = _rows(content)
     if rows is None:
@@ -159,6 +178,8 @@ def _rows(content: Any) -> list[dict[str, Any]] | None:
         content = content.get("log_history", held[0] if len(held) == 1 else content)
     if isinstance(content, list):
         return [row for row in content if isinstance(row, dict)]
+    if not isinstance(content, dict):
+        return None
     table = {name: list(column.values()) if isinstance(column, dict) else column for name, column in content.items()}
     if not table or not all(isinstance(column, list) for column in table.values()) or len({len(one) for one in table.values()}) != 1:
         return None
@@ -171,7 +192,7 @@ def _text(path: Path, columns: Mapping[str, str] | None) -> Iterator[events.AnyE
     def rows() -> Iterator[dict[str, Any]]:
         with path.open(encoding="utf-8", errors="replace") as stream:
             for line in stream:
-                row = {name.strip(): float(value) for name, value in PAIR.findall(line)}
+                row = {name.strip(): float(value) for name, value in PAIR.findall(line[:MAX_LINE])}
                 if any("loss" in name.lower() for name in row):
                     yield row
 

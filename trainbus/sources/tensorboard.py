@@ -61,7 +61,7 @@ def scalars(body: bytes, file: Path) -> Iterator[tuple[int, float, str, float]]:
     """
     time, step, summaries = 0.0, 0, []
     for number, value in _fields(body, file):
-        if number == 1 and isinstance(value, bytes):
+        if number == 1 and isinstance(value, bytes) and len(value) == 8:
             time = struct.unpack("<d", value)[0]
         elif number == 2 and isinstance(value, int):
             step = value
@@ -130,13 +130,15 @@ def _fields(body: bytes, file: Path) -> Iterator[tuple[int, int | bytes]]:
 
 
 def _content(body: bytes, place: int, form: int) -> tuple[int | bytes, int]:
-    """One field's value by its wire type, and where the next one begins. An unknown type raises KeyError."""
+    """One field's value by its wire type, and where the next one begins. An unknown type raises KeyError, a cut one IndexError."""
     if form == VARINT:
         return _varint(body, place)
     if form == LENGTH:
         size, place = _varint(body, place)
     else:
         size = FIXED[form]
+    if place + size > len(body):
+        raise IndexError("a field that ends behind its record")
     return body[place : place + size], place + size
 
 

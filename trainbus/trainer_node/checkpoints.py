@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 import xxhash
 
-from trainbus.bus.events import checkpoint_id
+from trainbus.bus.events import DECODE_ERRORS, checkpoint_id
 from trainbus.bus.home import write_atomically
 from trainbus.errors import ModelError
 
@@ -111,7 +111,7 @@ def read_marker(path: Path) -> Marker | None:
     """The marker of a directory; None when there is none that can be read."""
     try:
         return msgspec.json.decode((path / MARKER).read_bytes(), type=Marker)
-    except (OSError, msgspec.DecodeError):
+    except (OSError, *DECODE_ERRORS):
         return None
 
 
@@ -218,7 +218,7 @@ def read_run_file(output: Path) -> RunFile | None:
     """Whose output this is; None when it does not say."""
     try:
         return msgspec.json.decode((output / RUN_FILE).read_bytes(), type=RunFile)
-    except (OSError, msgspec.DecodeError):
+    except (OSError, *DECODE_ERRORS):
         return None
 
 

@@ -13,6 +13,7 @@ from typing import Any, BinaryIO, cast
 
 import msgspec
 
+from trainbus.bus.events import DECODE_ERRORS
 from trainbus.errors import DataError
 from trainbus.trainer_node.formats import ALLOWED, Example, Format, RowError, detect, type_name
 
@@ -149,7 +150,7 @@ def _listed(content: bytes, path: Path) -> Iterator[tuple[int, Any]]:
     """The objects of one JSON list, numbered from 1."""
     try:
         rows = msgspec.json.decode(content.removeprefix(b"\xef\xbb\xbf"), type=list[Any])
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except DECODE_ERRORS as error:
         raise DataError(f"{path} is not valid JSON: {error}", hint="A .json file is one list of objects.", file=str(path)) from error
     yield from enumerate(rows, 1)
 
@@ -186,7 +187,7 @@ def _parquet(path: Path) -> Iterator[tuple[int, Any]]:
 def _parse(line: bytes) -> Any:
     try:
         return msgspec.json.decode(line)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except DECODE_ERRORS as error:
         quoted = line[:QUOTED_CHARACTERS].decode("utf-8", "replace") + ("…" if len(line) > QUOTED_CHARACTERS else "")
         raw = line.decode("utf-8", "replace")
         return RowError(f"not valid JSON ({_why(line, str(error))})", found=quoted, allowed="one JSON object a line", raw=raw)

@@ -17,8 +17,8 @@ from trainbus.trainer_node.config import Resume, Summary, TrainerConfig
 from trainbus.trainer_node.observer import Observer, Silent, Throttle
 from trainbus.trainer_node.part import Part, Remaining, positions, presentation_order
 from trainbus.trainer_node.plan import RUNS, Plan, make_plan
-from trainbus.trainer_node.room import Room, first_checkpoint
 from trainbus.trainer_node.precision import resolved
+from trainbus.trainer_node.room import Room, first_checkpoint
 from trainbus.trainer_node.schedule import make_decayable
 from trainbus.trainer_node.signals import stop_on_signals
 

@@ -29,6 +29,7 @@ from trainbus.bus.broker.outbox import Outbox
 from trainbus.bus.broker.publishers import Publishers
 from trainbus.bus.broker.requests import Requests
 from trainbus.bus.config import BusConfig
+from trainbus.bus.events import DECODE_ERRORS
 from trainbus.errors import TrainbusError
 
 FIRST_PAUSE = 0.1
@@ -138,7 +139,7 @@ class BrokerCore:
         """A frame arrived, from a peer with the key of client ``user``; one that is no message is answered by a failure and counted."""
         try:
             message = wire.decode_message(frame)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except DECODE_ERRORS as error:
             self._undecodable(peer, frame, error)
         else:
             self.receive(peer, message, now, user)
@@ -365,7 +366,7 @@ class BrokerCore:
         """A newer version's message may be undecodable just because it is newer: say that, if its version can be read."""
         try:
             salvage = msgspec.msgpack.decode(frame, type=_Salvage)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except DECODE_ERRORS:
             salvage = _Salvage()
         if salvage.protocol != wire.PROTOCOL:
             self._outbox.other_version(peer, salvage.id, salvage.protocol)

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections import deque
 from typing import TypeAlias
 
-import msgspec
 from msgspec import Struct
 
 from trainbus.bus import events, wire
 from trainbus.bus.broker.effects import Effect, Send
 from trainbus.bus.broker.records import SourceRecord, Table
+from trainbus.bus.events import DECODE_ERRORS
 
 REWIND_PAUSE = 0.25
 """Seconds before the same `Rewind` is said again: each batch in flight behind a lost one would ask for it, one resend is enough."""
@@ -186,7 +186,7 @@ class Intake:
                         run, kind = _NO_TOPIC
                 if not 0 <= envelope.time <= MAX_INTEGER:
                     problem = f"time {envelope.time} is out of range"
-            except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            except DECODE_ERRORS as error:
                 problem = f"the bytes are no event: {error}"
             if not problem:
                 checked.append((run, kind, seq, envelope.time, body))

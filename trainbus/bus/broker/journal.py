@@ -7,7 +7,7 @@ import sqlite3
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 
@@ -16,6 +16,7 @@ from trainbus.bus.broker import schema
 from trainbus.bus.broker.batch import Batch, Contents, Delete, Row
 from trainbus.bus.broker.lock import ExclusiveLock
 from trainbus.bus.broker.records import RECORDS, Change, Record, Tables
+from trainbus.bus.events import DECODE_ERRORS
 from trainbus.errors import JournalError
 
 BUSY_TIMEOUT = 2.0
@@ -51,6 +52,14 @@ _HINTS = {
 
 _NO_ROOM = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM})
 """Errors of a full or write-protected disk; a damaged file gives SQLITE_CORRUPT or SQLITE_NOTADB."""
+
+
+class _Facts(msgspec.Struct, frozen=True):
+    """The rows of the table ``meta`` that count here."""
+
+    journal: str
+    head: int
+    deleted: int
 
 
 class JournalStats(msgspec.Struct, frozen=True):
@@ -149,7 +158,7 @@ class Journal:
     def _load(self) -> Contents:
         """Everything but the events; reads enough to notice a damaged file."""
         try:
-            facts: dict[str, Any] = dict(self._connection.execute("SELECT key, value FROM meta"))
+            facts = msgspec.convert(dict(self._connection.execute("SELECT key, value FROM meta")), _Facts)
             tables = Tables()
             for table, record in zip(tables.all(), RECORDS, strict=True):
                 names = record.__struct_fields__
@@ -157,8 +166,8 @@ class Journal:
                     table.put(msgspec.convert(dict(zip(names, row, strict=True)), record, strict=False))
             tables.commit()
             (last,) = self._connection.execute("SELECT MAX(offset) FROM events").fetchone()
-            contents = Contents(journal=facts["journal"], head=facts["head"], deleted=facts["deleted"], tables=tables)
-        except (sqlite3.Error, KeyError, msgspec.ValidationError) as error:
+            contents = Contents(journal=facts.journal, head=facts.head, deleted=facts.deleted, tables=tables)
+        except (sqlite3.Error, *DECODE_ERRORS) as error:
             raise self._unusable(error) from error
         if last is not None and last > contents.head:
             raise self._unusable(f"event {last} lies beyond the head {contents.head}")

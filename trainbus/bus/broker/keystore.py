@@ -18,6 +18,7 @@ import msgspec
 import zmq
 
 from trainbus.bus.credentials import LOCAL, NAME, ROLES, Credentials, Role, keys_directory
+from trainbus.bus.events import DECODE_ERRORS
 from trainbus.bus.home import private_directory, write_atomically
 from trainbus.errors import ConfigError, RefusedError
 
@@ -81,7 +82,7 @@ def read_book(root: Path) -> Book | None:
                 problem, hint="Put it back, or delete the whole folder to go on without keys.", file=str(path), key="keys"
             ) from None
         return None
-    except (OSError, msgspec.DecodeError) as error:
+    except (OSError, *DECODE_ERRORS) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is damaged"
         raise ConfigError(
             f"The keys in {path} can't be read: {reason}.",

@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 
 from trainbus.bus import wire
+from trainbus.bus.events import DECODE_ERRORS
 from trainbus.bus.home import private_directory, write_atomically
 from trainbus.errors import RefusedError
 
@@ -99,7 +100,7 @@ def read_running(root: Path) -> Running | None:
     pid = supervisor_pid(root)
     try:
         running = msgspec.json.decode((root / "up.json").read_bytes(), type=Running)
-    except (OSError, msgspec.DecodeError):
+    except (OSError, *DECODE_ERRORS):
         return None
     return running if running.pid == pid else None
 

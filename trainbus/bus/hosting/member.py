@@ -14,6 +14,7 @@ import msgspec
 
 from trainbus.bus import wire
 from trainbus.bus.config import BusConfig
+from trainbus.bus.events import DECODE_ERRORS
 from trainbus.bus.home import read_connection
 from trainbus.bus.hosting import process, report
 from trainbus.bus.hosting.output import Output
@@ -141,7 +142,7 @@ class Member:
     def _take(self, line: bytes) -> None:
         try:
             self.reported(line)
-        except msgspec.DecodeError:
+        except DECODE_ERRORS:
             self.output.say(f"unreadable report: {line[:200]!r}")
 
 

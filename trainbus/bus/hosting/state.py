@@ -8,6 +8,9 @@ from typing import Any
 
 import msgspec
 
+from trainbus.bus.events import DECODE_ERRORS
+from trainbus.errors import PluginError
+
 _IMMUTABLE = (str, bytes, int, float, bool, type(None))
 
 StateBatch = dict[str, bytes | None]
@@ -19,11 +22,14 @@ class StateStore(MutableMapping[str, Any]):
 
     A list or dict that was once handed out is compared with what was stored at every commit, so changing it in place is kept
     as well as assigning it. Values come back from the journal as msgpack has them: tuples and sets as lists, Structs as dicts.
+
+    Raises:
+        PluginError: What is stored can't be read.
     """
 
     def __init__(self, stored: Mapping[str, bytes], logger: logging.Logger, changed: Callable[[], None] = lambda: None) -> None:
         self._encoder = msgspec.msgpack.Encoder()
-        self._values: dict[str, Any] = {key: msgspec.msgpack.decode(value) for key, value in stored.items()}
+        self._values: dict[str, Any] = {key: _decoded(key, value) for key, value in stored.items()}
         self._stored: dict[str, bytes] = dict(stored)
         self._written: set[str] = set()
         self._handed_out: set[str] = set()
@@ -83,3 +89,14 @@ class StateStore(MutableMapping[str, Any]):
         for key, value in batch.items():
             if key in self._unsent and self._unsent[key] == value:
                 del self._unsent[key]
+
+
+def _decoded(key: str, value: bytes) -> Any:
+    try:
+        return msgspec.msgpack.decode(value)
+    except DECODE_ERRORS as error:
+        raise PluginError(
+            f"What this plugin keeps under {key!r} in the journal can't be read: {error}.",
+            hint="Stop the plugin and forget its state with `trainbus cursors drop`; it then begins anew. Or restore the journal.",
+            key=key,
+        ) from error

@@ -13,6 +13,7 @@ from typing import Any
 
 from msgspec import Struct
 
+from trainbus.bus.events import DECODE_ERRORS
 from trainbus.plugins.anomaly.snapshot import METADATA
 
 DAY = 86_400
@@ -45,7 +46,7 @@ def snapshots(root: Path) -> list[Snapshot]:
         try:
             metadata = json.loads(file.read_bytes())
             found.append(_snapshot(file.parent, metadata))
-        except (OSError, ValueError, AttributeError):
+        except (OSError, AttributeError, *DECODE_ERRORS):
             continue  # being written or removed, or none of ours
     return sorted(found, key=lambda one: (one.made, one.path))
 
@@ -96,7 +97,7 @@ def verify(path: Path) -> list[str]:
         if index.is_file():
             try:
                 names = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
-            except (ValueError, KeyError, AttributeError):
+            except (KeyError, TypeError, AttributeError, *DECODE_ERRORS):
                 wrong.append(f"{index.name} can't be read")
                 continue
             wrong += [f"{name} is missing" for name in names if not (path / name).is_file()]
@@ -117,7 +118,7 @@ def _weights(file: Path) -> Iterator[str]:
             (length,) = struct.unpack("<Q", stream.read(8))
             header = json.loads(stream.read(min(length, size)))
         end = max((tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"), default=0)
-    except (struct.error, ValueError, KeyError, TypeError, AttributeError):
+    except (struct.error, KeyError, IndexError, TypeError, AttributeError, *DECODE_ERRORS):
         yield f"{file.name} has no whole header"
         return
     if size != 8 + length + end:

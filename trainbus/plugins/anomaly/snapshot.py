@@ -19,7 +19,7 @@ from typing import Any
 
 import msgspec
 
-from trainbus.bus.events import Alert
+from trainbus.bus.events import DECODE_ERRORS, Alert
 from trainbus.errors import TrainbusError
 from trainbus.plugins.anomaly.memory import Kept
 
@@ -105,7 +105,7 @@ def _recognise(source: Path, checkpoint: Kept) -> None:
         found = json.loads((source / MARKER).read_bytes()).get("id")
     except FileNotFoundError:
         return  # a checkpoint of another trainer, announced by its event
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, AttributeError, *DECODE_ERRORS) as error:
         raise SnapshotRefused(f"{source / MARKER} can't be read: {error}", path=str(source)) from error
     if found != checkpoint.id:
         raise SnapshotRefused(f"{source} now holds {found!r} instead of {checkpoint.id!r}.", path=str(source), found=found)

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import aiohttp
 import msgspec
 
+from trainbus.bus.events import DECODE_ERRORS
 from trainbus.plugins.inference.faults import AskError, Fault
 
 CONNECT_SECONDS = 10.0
@@ -116,7 +117,7 @@ def decoded(body: bytes, kind: type[T], what: str) -> T:
         return msgspec.json.decode(body, type=kind)
     except msgspec.ValidationError as error:
         raise AskError(Fault.WRONG, f"The server's answer has not the shape of {what}: {error}.") from error
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except DECODE_ERRORS as error:
         raise AskError(Fault.WRONG, f"The server answered what is no JSON: {quote(body)}") from error
 
 
@@ -124,7 +125,7 @@ def told(body: bytes) -> str:
     """The message of an OpenAI error, of FastAPI or of an older vLLM; empty where there is none."""
     try:
         found: Any = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except DECODE_ERRORS:
         return ""
     for name in ("error", "message", "detail"):
         found = found[name] if isinstance(found, dict) and name in found else found

@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct, structs
 
+from trainbus.bus.events import DECODE_ERRORS
 from trainbus.errors import DataError
 
 PROMPTS = ("prompt", "question", "instruction", "problem")
@@ -89,7 +90,7 @@ def parse(line: bytes, path: Path, number: int, columns: Mapping[str, str]) -> Q
         raise _wrong(path, number, f"it is longer than {MAX_LINE_BYTES} bytes")
     try:
         record = msgspec.json.decode(line)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except DECODE_ERRORS as error:
         raise _wrong(path, number, f"it is no JSON ({error})") from error
     if not isinstance(record, dict):
         raise _wrong(path, number, "it is no JSON object")

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from trainbus.bus.events import DECODE_ERRORS
 from trainbus.errors import ModelError
 from trainbus.plugins.retention.copying import FileDigest, digests_of, sync_directory, sync_file
 from trainbus.plugins.retention.verify import CHUNK_BYTES, files_of, verify, whole_digest
@@ -178,7 +179,7 @@ def _open(address: str) -> tuple[Any, str]:
 def _read(system: Any, place: str) -> Backup | None:
     try:
         return msgspec.json.decode(system.cat_file(f"{place}/{MANIFEST}"), type=Backup)
-    except (FileNotFoundError, NotADirectoryError, msgspec.DecodeError):
+    except (FileNotFoundError, NotADirectoryError, *DECODE_ERRORS):
         return None
 
 

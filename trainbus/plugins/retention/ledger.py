@@ -16,6 +16,7 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
+from trainbus.bus.events import DECODE_ERRORS
 from trainbus.plugins.retention.records import Record
 
 RESERVE_BYTES = 64 * 1024
@@ -110,7 +111,7 @@ class Ledger:
             for line in file:
                 try:
                     yield msgspec.json.decode(line, type=Entry)
-                except msgspec.DecodeError:
+                except DECODE_ERRORS:
                     continue
 
 

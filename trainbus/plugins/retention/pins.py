@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
+from trainbus.bus.events import DECODE_ERRORS
 from trainbus.plugins.retention.recognition import PIN, NotACheckpoint, opened
 
 
@@ -62,7 +63,7 @@ def pin_of(path: Path) -> Pin | None:
         return msgspec.json.decode((path / PIN).read_bytes(), type=Pin)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, msgspec.DecodeError):
+    except (OSError, *DECODE_ERRORS):
         return Pin()
 
 

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from trainbus.bus.events import DECODE_ERRORS
 from trainbus.errors import TrainbusError
 from trainbus.plugins.retention.records import Record
 
@@ -105,7 +106,7 @@ def read_marker_at(path: Path, directory: int) -> dict[str, Any]:
         handle = os.open(MARKER, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=directory)
         with os.fdopen(handle, "rb") as file:
             marker = json.loads(file.read(MAX_MARKER_BYTES))
-    except (OSError, ValueError) as error:
+    except (OSError, *DECODE_ERRORS) as error:
         raise NotACheckpoint(f"{path / MARKER} can't be read: {error}", path=str(path)) from error
     return marker if isinstance(marker, dict) else {}
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from msgspec import Struct, field
 
+from trainbus.bus.events import DECODE_ERRORS
 from trainbus.plugins.retention.pins import pin_of
 from trainbus.plugins.retention.recognition import MARKER, PIN, STATE_FILE, WEIGHTS, step_of
 from trainbus.plugins.retention.records import Record, position
@@ -120,6 +121,6 @@ def _json(path: Path) -> dict[str, Any]:
         if path.is_symlink() or path.stat().st_size > MAX_STATE_BYTES:
             return {}
         content = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+    except (OSError, *DECODE_ERRORS):
         return {}
     return content if isinstance(content, dict) else {}

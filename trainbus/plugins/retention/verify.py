@@ -15,6 +15,7 @@ from typing import Any
 
 from msgspec import Struct
 
+from trainbus.bus.events import DECODE_ERRORS
 from trainbus.plugins.retention.recognition import MARKER, PIN, WEIGHTS
 
 CHUNK_BYTES = 1 << 20
@@ -144,7 +145,7 @@ def _marker(path: Path) -> tuple[dict[str, Any], list[str]]:
         marker = json.loads((path / MARKER).read_bytes())
     except FileNotFoundError:
         return {}, []
-    except (OSError, ValueError) as error:
+    except (OSError, *DECODE_ERRORS) as error:
         return {}, [f"{MARKER} can't be read: {error}"]
     if not isinstance(marker, dict) or not isinstance(marker.get("files"), dict):
         return {}, [f"{MARKER} lists no files"]
@@ -178,7 +179,7 @@ def _structure(path: Path, relative: str, sizes: dict[str, int]) -> Iterator[str
                 yield from (f"{shard} is missing: {relative} names it" for shard in shards if shard not in sizes)
         if not size and relative.endswith((*ZIPPED, ".safetensors", ".json")):
             yield f"{relative} is empty"
-    except (OSError, ValueError) as error:
+    except (OSError, *DECODE_ERRORS) as error:
         yield f"{relative} can't be read: {error}"
 
 

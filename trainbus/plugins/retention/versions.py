@@ -20,6 +20,7 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct, field
 
+from trainbus.bus.events import DECODE_ERRORS
 from trainbus.errors import ModelError
 from trainbus.plugins.retention.copying import FileDigest, copy_file, digests_of, sync_directory
 from trainbus.plugins.retention.recognition import MARKER, PIN, NotACheckpoint
@@ -144,7 +145,7 @@ def read_manifest(path: Path) -> Version | None:
     """The manifest of a version's directory; None when there is none that can be read."""
     try:
         return msgspec.json.decode((path / MANIFEST).read_bytes(), type=Version)
-    except (OSError, msgspec.DecodeError):
+    except (OSError, *DECODE_ERRORS):
         return None
 
 

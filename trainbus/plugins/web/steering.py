@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, TypeAlias, get_args
 import msgspec
 from msgspec import Meta, Struct
 
+from trainbus.bus.events import DECODE_ERRORS
 from trainbus.errors import TrainbusError
 from trainbus.hookspecs import Context
 
@@ -54,7 +55,7 @@ def read(body: bytes) -> Steer:
     """
     try:
         asked = msgspec.json.decode(body, type=Steer)
-    except msgspec.DecodeError as error:
+    except DECODE_ERRORS as error:
         raise RefusedRequest(400, f"This is no request for a run: {error}.") from error
     if (asked.verb in CHECKPOINT_VERBS) != (asked.plugin == "retention"):
         raise RefusedRequest(400, f"{', '.join(sorted(CHECKPOINT_VERBS))} need the plugin retention, which knows no other verb.")

@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from trainbus.bus.events import DECODE_ERRORS
 from trainbus.errors import DataError
 from trainbus.plugins.anomaly.backtest.scoring import Label, LabelledRun
 
@@ -34,7 +35,7 @@ def read_labels(path: Path) -> dict[str, LabelledRun]:
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, *DECODE_ERRORS) as error:
         raise DataError(f"{path} can't be read as labels: {error}.", hint=_HINT, file=str(path)) from error
     runs = content.get("runs") if isinstance(content, dict) else content
     if not isinstance(runs, list) or not all(isinstance(run, dict) and isinstance(run.get("file"), str) for run in runs):

@@ -10,6 +10,7 @@ from typing import ClassVar
 
 import msgspec
 
+from trainbus.bus.events import DECODE_ERRORS
 from trainbus.plugins.inference.engines.openai import OpenAIEngine
 from trainbus.plugins.inference.faults import AskError, Fault
 from trainbus.plugins.inference.http import short
@@ -59,5 +60,5 @@ def _progress(line: bytes) -> Progress:
         return Progress()
     try:
         return msgspec.json.decode(line[len(DATA) :], type=Progress)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except DECODE_ERRORS:
         return Progress()
