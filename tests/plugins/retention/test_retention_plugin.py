@@ -280,6 +280,17 @@ def test_a_damaged_newest_checkpoint_stops_all_deletion_below_it_until_another_i
     assert "model.safetensors has changed" in alert.message
 
 
+def test_what_is_only_kept_as_the_last_verified_copy_goes_once_the_newest_is_verified(tmp_path, out):
+    """Also when nothing else is to go, so that nobody else asks for the newest to be read."""
+    harness = started(tmp_path, LONG)
+    harness.feed(write(out, 1), write(out, 2))
+    settle(harness)
+    assert here(out) == ["checkpoint-2"]
+    harness.feed(write(out, 3))
+    settle(harness)
+    assert here(out) == ["checkpoint-3"]
+
+
 def test_nothing_goes_when_no_checkpoint_at_all_is_whole(tmp_path, out):
     """The last hope may be any of them."""
     harness = started(tmp_path, LONG)

@@ -17,6 +17,7 @@ from trainbus.hookspecs import Context, LeaseRefusedError
 from trainbus.plugins.retention.config import RetentionConfig
 from trainbus.plugins.retention.fates import Fates, Held
 from trainbus.plugins.retention.planning import Decision, DiskState, Plan, plan
+from trainbus.plugins.retention.protection import LAST_VERIFIED
 from trainbus.plugins.retention.recognition import NotACheckpoint, vanished
 from trainbus.plugins.retention.records import Book, position
 from trainbus.plugins.retention.report import (
@@ -275,7 +276,8 @@ class Keeper:
 
     async def _act(self, decisions: Sequence[Decision]) -> None:
         victims = [decision for decision in decisions if decision.action != "keep"]
-        if not victims or not self._newest_is_whole(decisions):
+        waiting = any(decision.reasons == (LAST_VERIFIED,) for decision in decisions)  # goes once a newer one is verified
+        if not (victims or waiting) or not self._newest_is_whole(decisions):
             return
         for decision in victims:
             try:

@@ -15,6 +15,8 @@ Marks = Mapping[str, Sequence[str]]
 Protected = dict[str, list[str]]
 """Checkpoint id → why it is never deleted."""
 
+LAST_VERIFIED = "last verified whole copy"
+"""A reason that ends when a newer checkpoint is verified."""
 
 Leaders = Mapping[tuple[str, str], tuple[str, str] | None]
 """Metric and direction → id of the best checkpoint, and why it is that; None when it was measured on none."""
@@ -56,7 +58,7 @@ def protected(ordered: Sequence[Record], config: RetentionConfig, now: int, mark
         protect(whole[-1], "newest complete checkpoint")
         verified = next((record for record in reversed(whole) if record.verified and not record.thinned), None)
         if verified is not None:
-            protect(verified, "last verified whole copy")
+            protect(verified, LAST_VERIFIED)
     for policy in metrics_of(config):
         name = policy.metric, policy.direction
         if name in known:
