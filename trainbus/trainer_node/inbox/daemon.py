@@ -31,6 +31,7 @@ from trainbus.trainer_node.inbox.queue import WAITING, Job, Queue
 from trainbus.trainer_node.inbox.watchdog import Watchdog
 from trainbus.trainer_node.part import Part
 from trainbus.trainer_node.plan import RUNS
+from trainbus.trainer_node.ranks import asked_processes
 
 TICK_SECONDS = 0.5
 """The folder and the watchdog are looked at this often; a file-system notification is quicker."""
@@ -332,6 +333,11 @@ class _Watch:
 
 
 def _check(config: TrainerConfig) -> None:
+    if asked_processes() > 1:
+        raise ConfigError(
+            f"{asked_processes()} processes were started, and one daemon watches an inbox.",
+            hint="Start it without torchrun; several processes train on one file: torchrun --nproc-per-node N -m trainbus train FILE",
+        )
     if config.scheduler not in ENDLESS:
         raise ConfigError(
             f"scheduler = {config.scheduler!r} needs to know where the training ends, and an inbox has no end.",
