@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,9 +66,12 @@ def command(
     from trainbus.trainer_node.job import run_job
 
     quiet_libraries()
-    with Progress(quiet=as_json) as observer:
+    first = os.environ.get("RANK", "0") == "0"  # of several processes, one prints
+    with Progress(quiet=as_json or not first) as observer:
         summary = run_job(settings, resume=Resume(wanted=resume, path=resume_from or ""), observer=observer)
-    if as_json:
+    if not first:
+        pass
+    elif as_json:
         output.print_json(summary)
     else:
         _print_summary(summary)

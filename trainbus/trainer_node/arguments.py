@@ -10,16 +10,16 @@ from trainbus.trainer_node.config import TrainerConfig
 from trainbus.trainer_node.part import WARMUP_STEPS
 
 
-def total_steps(config: TrainerConfig, examples: int) -> int:
+def total_steps(config: TrainerConfig, examples: int, processes: int = 1) -> int:
     """Optimizer steps of a whole training, counted as Trainer counts them (a last, smaller batch is a step)."""
     if config.max_steps is not None:
         return config.max_steps
-    return math.ceil(config.epochs * steps_of(config, examples))
+    return math.ceil(config.epochs * steps_of(config, examples, processes))
 
 
-def steps_of(config: TrainerConfig, examples: int) -> int:
+def steps_of(config: TrainerConfig, examples: int, processes: int = 1) -> int:
     """Optimizer steps of showing so many examples once."""
-    return max(1, math.ceil(math.ceil(examples / config.batch_size) / config.gradient_accumulation))
+    return max(1, math.ceil(math.ceil(examples / (config.batch_size * processes)) / config.gradient_accumulation))
 
 
 def training_arguments(config: TrainerConfig, output: Path, *, evaluates: bool, until: int | None = None) -> Any:
@@ -31,6 +31,9 @@ def training_arguments(config: TrainerConfig, output: Path, *, evaluates: bool, 
     import torch
     from transformers import TrainingArguments
 
+    options: dict[str, Any] = _checkpointing(TrainingArguments) if config.gradient_checkpointing is True else {}
+    if config.parallel == "fsdp":
+        options["fsdp"] = True
     return TrainingArguments(
         output_dir=str(output),
         per_device_train_batch_size=config.batch_size,
@@ -57,11 +60,17 @@ def training_arguments(config: TrainerConfig, output: Path, *, evaluates: bool, 
         data_seed=config.seed,
         bf16=config.dtype == "bfloat16",
         fp16=config.dtype == "float16",
-        gradient_checkpointing=config.gradient_checkpointing is True,
-        gradient_checkpointing_kwargs={"use_reentrant": False},  # the other kind needs inputs with gradients, which frozen bases lack
+        **options,
         use_cpu=not torch.cuda.is_available(),
         dataloader_pin_memory=torch.cuda.is_available(),
         remove_unused_columns=False,
         report_to="none",
         disable_tqdm=True,
     )
+
+
+def _checkpointing(arguments: Any) -> dict[str, Any]:
+    """Gradient checkpointing by the name that it has in this version of transformers."""
+    name = "activation_checkpointing" if "activation_checkpointing" in arguments.__dataclass_fields__ else "gradient_checkpointing"
+    # The other kind needs inputs with gradients, which a frozen base lacks.
+    return {name: True, f"{name}_kwargs": {"use_reentrant": False}}

@@ -19,16 +19,19 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-import torch
 from msgspec import Struct, structs
 from transformers import TrainerCallback
 
-from trainbus.bus.events import Alert, Command, Phase
+from trainbus.bus.events import Alert, Phase
+from trainbus.trainer_node.agreeing import Agreement
 from trainbus.trainer_node.allocators import Allocators
-from trainbus.trainer_node.checkpoints import Marker, unseal
+from trainbus.trainer_node.checkpoints import Marker
 from trainbus.trainer_node.control import Control, ControlStats
+from trainbus.trainer_node.finite import Doubt
+from trainbus.trainer_node.ranks import Ranks
 from trainbus.trainer_node.room import Room, is_disk_full
-from trainbus.trainer_node.sealing import Sealer, SealerStats
+from trainbus.trainer_node.saving import Saving
+from trainbus.trainer_node.sealing import SealerStats
 from trainbus.trainer_node.steering import TrainerSteering
 
 if TYPE_CHECKING:
@@ -42,6 +45,12 @@ PAUSE_POLL_SECONDS = 0.1
 """While paused the run looks for commands this often: quick for a person, nothing for a machine."""
 
 _SPEEDS = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time")
+
+
+def _end_now(control: Any) -> None:
+    """End the training without saving: its weights are ruined."""
+    control.should_training_stop = True
+    control.should_save = control.should_evaluate = False
 
 
 class CallbackStats(Struct, frozen=True, kw_only=True):
@@ -72,10 +81,11 @@ def contained(method: M) -> M:
 def attach(trainer: Any, run: Run, **options: Any) -> TrainbusCallback:
     """Publish everything that ``trainer`` does to ``run``, and let the run's commands steer it.
 
-    Call it once, before ``trainer.train()``; under torchrun only the first process publishes. Options are those of `TrainbusCallback`.
+    Call it once, before ``trainer.train()``; under torchrun only the first process publishes, but with ``ranks``. Options are those of
+    `TrainbusCallback`.
     """
     callback = TrainbusCallback(run, **options)
-    if trainer.is_world_process_zero():
+    if trainer.is_world_process_zero() or options.get("ranks") is not None:
         callback.bind(trainer)
     return callback
 
@@ -95,6 +105,8 @@ class TrainbusCallback(TrainerCallback):
         guard: End the training, without saving, when loss or gradient norm are no finite numbers: the weights are ruined then.
         examination: Adds to each evaluation what it measures.
         save_every: Seconds after which a checkpoint is saved although Trainer would not yet; 0 for never.
+        ranks: All processes of the training, each of which has attached a callback: then commands and signals act on all of them at the
+            same step, and each publishes its own pace. Without it, only the first process publishes, and takes no commands.
     """
 
     def __init__(
@@ -108,21 +120,22 @@ class TrainbusCallback(TrainerCallback):
         room: Room | None = None,
         examination: Examination | None = None,
         save_every: float = 0.0,
+        ranks: Ranks | None = None,
         positions: Callable[[int], Mapping[str, int]] | None = None,
         phase_began: Callable[[str], None] | None = None,
     ) -> None:
         self._run = run
-        self._name = name
         self._guard = guard
         self._room = room
         self.examination = examination
         self._save_every = save_every
-        self._saved_at = time.monotonic()
+        self._ranks = ranks or Ranks()
+        self._agreement: Agreement | None = None
+        self._signal = ""
         self._trainer: Any = None
         self._wrapped: list[str] = []
-        self._sealer = Sealer(self._sealed)
+        self._saving = Saving(run, name, lambda: self._control)
         self._allocators = Allocators()
-        self._asked: dict[Path, tuple[int, dict[str, float], list[Command]]] = {}
         self._train_phase = ExitStack()
         self._loss: Any = None
         self._grad_norm: Any = None
@@ -136,13 +149,21 @@ class TrainbusCallback(TrainerCallback):
         self._steps = self._errors = 0
         self._last_error = ""
         self._mark = 0.0
-        self._doubt: Any = None
+        self._doubt = Doubt()
         self._evaluated: tuple[int, dict[str, float]] = (-1, {})
         self._stop_reason = ""
         self.first_loss: Any = None
         self.last_loss: Any = None
-        self.failure = ""
-        self.complete: list[Marker] = []
+
+    @property
+    def complete(self) -> list[Marker]:
+        """Markers of the checkpoints that became whole."""
+        return self._saving.complete
+
+    @property
+    def failure(self) -> str:
+        """Why the training was ended: its weights are ruined. Empty when it wasn't."""
+        return self._doubt.failure
 
     @property
     def stopped(self) -> str:
@@ -163,8 +184,11 @@ class TrainbusCallback(TrainerCallback):
         """Wrap the trainer's methods and become one of its callbacks."""
         self._trainer = trainer
         self._world = max(1, trainer.args.world_size)
-        refusal = "steering is not possible in a training of several processes" if self._world > 1 else ""
-        self._steering = TrainerSteering(trainer)
+        if self._ranks.size > 1:
+            self._agreement = Agreement(self._ranks, trainer)
+            self._wrap("compute_loss", self._compute_loss)
+        refusal = "steering is not possible in a training of several processes" if self._world > self._ranks.size else ""
+        self._steering = self._agreement.steering if self._agreement is not None else TrainerSteering(trainer)
         self._control = Control(self._steering, self._run.result, refusal, skippable=self._positions is not None)
         self._wrap("training_step", self._training_step)
         if hasattr(trainer, "_get_grad_norm"):  # Trainers before transformers 5 have none
@@ -182,12 +206,13 @@ class TrainbusCallback(TrainerCallback):
 
     def request_stop(self, reason: str) -> None:
         """Save and end after the current step. Safe in a signal handler."""
-        self._stop_reason = reason
-        self._control.paused = False
+        self._signal = reason
+        if self._ranks.size == 1:
+            self._heed()
 
     def close(self) -> None:
         """Wait for checkpoints that are being finished, and answer commands that wait in vain. Call it when training has raised."""
-        self._sealer.close()
+        self._saving.sealer.close()
         self._control.abandon("the training has ended")
         self._train_phase.close()
 
@@ -200,7 +225,7 @@ class TrainbusCallback(TrainerCallback):
             examples=self._examples,
             tokens=self._tokens,
             control=self._control.stats(),
-            sealer=self._sealer.stats(),
+            sealer=self._saving.sealer.stats(),
         )
 
     def failed(self, where: str, error: Exception) -> None:
@@ -221,6 +246,8 @@ class TrainbusCallback(TrainerCallback):
         self._group = optimizer.param_groups[0]  # the dict lives as long as the training; the way to it is a detour at each step
         self._train_phase.enter_context(self._phase("train"))
         self._mark = time.perf_counter()
+        if self._agreement is not None:
+            self._agreement.own.begin()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """One optimizer step is done: publish it, then see what is asked for."""
@@ -230,19 +257,23 @@ class TrainbusCallback(TrainerCallback):
             self._publish_step(state)
             if self._guard:
                 self._stop_if_ruined(state, control)
-            if commands := self._run.commands():
-                for command in commands:
-                    self._control.handle(command)
+            if self._ranks.rank == 0:
+                self._take_commands()
+                if self._save_every and time.monotonic() - self._saving.saved_at >= self._save_every:
+                    self._steering.save()
+        except Exception as error:  # noqa: BLE001 - as `contained`, without its two calls at each step
+            self.failed("on_step_end", error)
+        if self._agreement is not None:
+            self._agree(self._agreement, control)  # outside: who fails to agree must not go on alone
+        try:
             if self._control.paused:
                 self._wait()
-            if self._save_every and time.monotonic() - self._saved_at >= self._save_every:
-                self._steering.save()
             if self._stop_reason and not self._control.stopping:
                 self._control.stopping = self._stop_reason
                 self._steering.stop(self._stop_reason)
             if self._steering.pending and not self.failure:
                 self._steering.apply(control)
-        except Exception as error:  # noqa: BLE001 - as `contained`, without its two calls at each step
+        except Exception as error:  # noqa: BLE001 - as above
             self.failed("on_step_end", error)
 
     @contained
@@ -269,8 +300,8 @@ class TrainbusCallback(TrainerCallback):
         """The last step is done; the last checkpoint may still be being digested."""
         if self._trainer is None:
             return
-        self._sealer.settle()
-        checkpoint = self.complete[-1].id if self.complete else None
+        self._saving.sealer.settle()
+        checkpoint = self._saving.complete[-1].id if self._saving.complete else None
         self._control.finish(self._control.take("stop"), "done", result={"step": state.global_step, "checkpoint": checkpoint})
         self._control.abandon("the training has ended")
         self._train_phase.close()
@@ -298,6 +329,8 @@ class TrainbusCallback(TrainerCallback):
                 shape = ids.shape
                 self._batch_examples += shape[0]
                 self._batch_tokens += shape.numel()
+            if self._agreement is not None:
+                self._agreement.own.begin()
         except Exception as error:  # noqa: BLE001 - a Trainer of somebody's own may give anything here
             self.failed("training_step", error)
         return loss
@@ -308,27 +341,41 @@ class TrainbusCallback(TrainerCallback):
 
     def _evaluate(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         with self._phase("evaluate"):
-            return original(*args, **kwargs)
+            result = original(*args, **kwargs)
+            self._ranks.wait()  # the first process asks questions; the others would wait for it in a group that loses patience
+            return result
+
+    def _compute_loss(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        result = original(*args, **kwargs)
+        if self._agreement is not None and self._trainer.model.training:
+            self._agreement.own.end()
+        return result
 
     def _save(self, original: Callable[..., Any], model: Any, trial: Any, *args: Any, **kwargs: Any) -> Any:
-        if self.failure or (self._guard and self._ruined(self._trainer.state.global_step)):
-            return None
         step = self._trainer.state.global_step
-        path = Path(self._trainer._get_output_dir(trial=trial)).absolute() / f"checkpoint-{step}"
-        if not self._has_room():
+        ruined = bool(self.failure) or (self._guard and self._doubt.ruined(step))
+        if self._ranks.any(ruined):
             return None
+        if self._ranks.any(self._ranks.rank == 0 and not self._has_room()):
+            return None
+        if self._ranks.rank:
+            result = original(model, trial, *args, **kwargs)
+            self._ranks.wait()
+            return result
+        path = Path(self._trainer._get_output_dir(trial=trial)).absolute() / f"checkpoint-{step}"
         self._before_save(path, step)
         while True:
             try:
                 with self._phase("save"):
                     result = original(model, trial, *args, **kwargs)
+                    self._ranks.wait()  # every process writes files into it
                 break
             except Exception as error:
-                if self._room is None or not is_disk_full(error):
+                if self._room is None or self._ranks.size > 1 or not is_disk_full(error):  # several can't begin it again by themselves
                     raise
                 self._room.failed(path)
                 if not self._has_room():
-                    self._control.finish(self._asked.pop(path)[2], "refused", "the disk is full")
+                    self._saving.give_up(path, "the disk is full")
                     return None
         if self._room is not None:
             self._room.saved()
@@ -351,13 +398,15 @@ class TrainbusCallback(TrainerCallback):
             metrics["grad_norm"] = self._grad_norm
         if self._learning_rate is not None:
             metrics["learning_rate"] = self._learning_rate
+        if self._agreement is not None:
+            metrics |= self._agreement.pace(elapsed)
         if now >= self._allocators.due:
             metrics |= self._allocators.read()
         self._run.step(
             state.global_step, total_steps=state.max_steps, epoch=state.epoch, examples=self._examples, tokens=self._tokens, **metrics
         )
         if self._guard:
-            self._note_doubt()
+            self._doubt.note(self._loss, self._grad_norm)
         if self.examination is not None and self._loss is not None:
             self.examination.saw(self._loss)
         if self.first_loss is None:
@@ -367,34 +416,43 @@ class TrainbusCallback(TrainerCallback):
         self._mark = now
 
     def _stop_if_ruined(self, state: Any, control: Any) -> None:
-        if (self._loss_on_cpu() or control.should_log or state.global_step == state.max_steps) and self._ruined(state.global_step):
-            control.should_training_stop = True
-            control.should_save = control.should_evaluate = False
+        if (self._doubt.cheap or control.should_log or state.global_step == state.max_steps) and self._doubt.ruined(state.global_step):
+            _end_now(control)
 
-    def _note_doubt(self) -> None:
-        """Remember on the device whether a value was not finite; nobody waits for it here."""
-        for value in (self._loss, self._grad_norm):
-            if isinstance(value, torch.Tensor):
-                bad = ~torch.isfinite(value)
-                self._doubt = bad if self._doubt is None else self._doubt | bad
+    def _take_commands(self) -> None:
+        if commands := self._run.commands():
+            for command in commands:
+                self._control.handle(command)
 
-    def _loss_on_cpu(self) -> bool:
-        return self.last_loss is not None and self.last_loss.device.type == "cpu"
+    def _heed(self) -> None:
+        """A signal is heeded: at once by a process that is alone, else when all have heard of it."""
+        self._stop_reason = self._signal
+        self._control.paused = False
 
-    def _ruined(self, step: int) -> bool:
-        """Whether a loss or gradient norm was not finite. Waits for the device, so it is asked only where Trainer waits too."""
-        if not self.failure and self._doubt is not None and bool(self._doubt):
-            values = f"loss {float(self.last_loss)}, gradient norm {float(self._grad_norm)}"
-            self.failure = f"{values} at step {step}: the weights are ruined, and nothing is saved"
-        return bool(self.failure)
+    def _agree(self, agreement: Agreement, control: Any = None) -> None:
+        """Come to the same decision as the other processes of the training; see `trainbus.trainer_node.agreeing`."""
+        agreed = agreement.reach(stop=bool(self._signal), ruined=bool(self.failure), paused=self._control.paused)
+        if agreed.turns is not None:
+            for name, arguments in agreed.turns.calls:
+                if name == "stop":
+                    self._control.stopping = str(arguments[0])
+                getattr(self._steering, name)(*arguments)
+            self._control.paused = agreed.turns.paused
+        if agreed.ruined and control is not None:
+            self._doubt.failure = self.failure or "the loss or gradient norm of another process is no finite number: nothing is saved"
+            _end_now(control)
+        if agreed.stop:
+            self._signal = self._signal or "another process of the training was asked to stop"
+            self._heed()
 
     def _wait(self) -> None:
         with self._phase("paused"):
             while self._control.paused:
                 self._steering.carry_out()
                 time.sleep(PAUSE_POLL_SECONDS)
-                for command in self._run.commands():
-                    self._control.handle(command)
+                self._take_commands()
+                if self._agreement is not None:
+                    self._agree(self._agreement)
 
     def _has_room(self) -> bool:
         """Wait until a checkpoint has room on its disk; False when the training is to end first, without this save."""
@@ -411,8 +469,7 @@ class TrainbusCallback(TrainerCallback):
             self._run.publish(Phase(name="no_room", state="progress", detail=problem))
             while problem and not self.stopped:
                 time.sleep(PAUSE_POLL_SECONDS)
-                for command in self._run.commands():
-                    self._control.handle(command)
+                self._take_commands()
                 problem = self._room.lacking()
         ended = "There is room again." if not problem else "The training was stopped; this checkpoint was not saved."
         self._run.publish(structs.replace(alert, state="cleared", message=ended))
@@ -437,30 +494,12 @@ class TrainbusCallback(TrainerCallback):
 
     @contained
     def _before_save(self, path: Path, step: int) -> None:
-        self._sealer.settle(path)
-        unseal(path)
         metrics = {"loss": float(self.last_loss)} if self.last_loss is not None else {}
-        if self._evaluated[0] == step:
-            metrics |= self._evaluated[1]
-        self._saved_at = time.monotonic()
-        self._asked[path] = (step, metrics, self._control.take("save"))
-        self._run.checkpoint(path, step=step, state="writing")
+        self._saving.begin(path, step, metrics | self._evaluated[1] if self._evaluated[0] == step else metrics)
 
     @contained
     def _after_save(self, path: Path, step: int) -> None:
-        facts: dict[str, Any] = {"run": self._run.id, "name": self._name, "step": step, "examples": self._examples, "tokens": self._tokens}
-        if self._positions is not None:
-            facts["positions"] = self._positions(self._examples - self._examples_before)
         if self.examination is not None:
             self.examination.enclose(path)
-        self._sealer.submit(path, **facts)
-
-    def _sealed(self, path: Path, result: Marker | OSError) -> None:
-        """In the sealer's thread: the directory is whole, or it will never be."""
-        step, metrics, asked = self._asked.pop(path)
-        if isinstance(result, OSError):
-            self._control.finish(asked, "refused", f"the checkpoint could not be finished: {result}")
-            return
-        self.complete.append(result)
-        self._run.checkpoint(path, step=step, digest=result.digest, state="complete", **metrics)
-        self._control.finish(asked, "done", result={"checkpoint": result.id, "path": str(path)})
+        positions = self._positions(self._examples - self._examples_before) if self._positions is not None else None
+        self._saving.end(path, step, examples=self._examples, tokens=self._tokens, positions=positions)

@@ -143,6 +143,11 @@ def missing_files(path: Path) -> list[str]:
     return [f"{' or '.join(row[:2])} is missing" for row in RESUMABLE if not any((path / name).is_file() for name in row)]
 
 
+def processes_of(path: Path) -> int:
+    """How many processes have written a checkpoint: each its random numbers."""
+    return max(1, len(list(path.glob("rng_state_*.pth"))))
+
+
 def listed(output: Path) -> list[Path]:
     """The ``checkpoint-N`` directories of an output, by number: 999 comes before 1000."""
     numbered = [

@@ -66,6 +66,8 @@ class TrainerConfig(Struct, kw_only=True, forbid_unknown_fields=True):
         dtype: In what is computed. ``auto``: bfloat16 on an accelerator that can (else float16), float32 on a CPU. A frozen base has this
             type; what is trained is kept in float32.
         gradient_checkpointing: Activations are computed again instead of kept: less memory, a quarter slower. ``auto``: on an accelerator.
+        parallel: How several processes train: ``ddp`` (each holds all weights) or ``fsdp`` (they share them); refused when something else
+            comes of it. ``auto``: what the launcher sets up.
         seed: Of fresh weights, order of the data, dropout, and what is held out.
         logging_steps: Steps between what Trainer itself logs; the bus gets every step in any case.
         lora_r: Rank of the adapters.
@@ -115,6 +117,7 @@ class TrainerConfig(Struct, kw_only=True, forbid_unknown_fields=True):
     eval_stops: list[str] = []
     eval_after_stop_penalty: Annotated[float, Meta(ge=0)] = 0.0
     eval_end_reward: Annotated[float, Meta(ge=0)] = 0.0
+    parallel: Literal["auto", "ddp", "fsdp"] = "auto"
     seed: Annotated[int, Meta(ge=0, le=2**32 - 1)] = 42
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     gradient_checkpointing: bool | Literal["auto"] = "auto"

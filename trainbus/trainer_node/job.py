@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -15,9 +15,11 @@ from trainbus.trainer_node import checkpoints, data, model, tokens
 from trainbus.trainer_node.arguments import steps_of, total_steps, training_arguments
 from trainbus.trainer_node.config import Resume, Summary, TrainerConfig
 from trainbus.trainer_node.observer import Observer, Silent, Throttle
+from trainbus.trainer_node.parallel import require
 from trainbus.trainer_node.part import Part, Remaining, positions, presentation_order
 from trainbus.trainer_node.plan import RUNS, Plan, make_plan
 from trainbus.trainer_node.precision import resolved
+from trainbus.trainer_node.ranks import Ranks, join
 from trainbus.trainer_node.room import Room, first_checkpoint
 from trainbus.trainer_node.schedule import make_decayable
 from trainbus.trainer_node.signals import stop_on_signals
@@ -72,6 +74,7 @@ def run_job(
     Raises:
         TrainbusError: Configuration, data, model or checkpoint are impossible. What is cheap to check is checked before the run starts.
     """
+    from trainbus.bus.facts import default_run_id
     from trainbus.bus.run import init
 
     watcher = observer or Silent()
@@ -80,21 +83,28 @@ def run_job(
         watcher.note(note)
     _load_libraries()
     config = resolved(config)
+    ranks = join()
+    if ranks.rank:
+        watcher = Silent()
     settings = msgspec.to_builtins(config)
     resumed = plan.run is not None and plan.checkpoint is not None
+    shared = plan.run or (ranks.share_text(default_run_id(plan.name)) if ranks.size > 1 else None)
     with init(
-        plan.name, config=settings, run=plan.run, resume=resumed, resumed_step=plan.step, root=root, router=router, leader=leader
+        plan.name, config=settings, run=shared, resume=resumed, resumed_step=plan.step, root=root, router=router, leader=leader
     ) as run:
         output = plan.output or RUNS / run.id
         if plan.checkpoint is not None:
             watcher.note(f"resuming run {run.id} from {plan.checkpoint} at step {plan.step}")
         with _explained(output):
-            checkpoints.write_run_file(output, checkpoints.RunFile(run=run.id, name=plan.name, model=config.model, method=config.method))
+            if ranks.rank == 0:
+                checkpoints.write_run_file(
+                    output, checkpoints.RunFile(run=run.id, name=plan.name, model=config.model, method=config.method)
+                )
         rejected = Path(part.rejected) if part is not None and part.rejected else output / REJECTED
         prepared = _prepare(
             config, run, watcher, rejected, tolerant=config.bad_lines == "reject" or (part is not None and config.bad_lines == "auto")
         )
-        summary = _train(config, plan, part, prepared, run, output, watcher)
+        summary = _train(config, plan, part, prepared, run, output, watcher, ranks)
         run.close(outcome=summary.outcome, reason=summary.reason)
     told = run.stats()
     return msgspec.structs.replace(summary, source=told.source, published=told.published, acknowledged=told.acknowledged)
@@ -113,7 +123,7 @@ def _prepare(config: TrainerConfig, run: Run, watcher: Observer, rejected: Path,
     with _phase(run, watcher, "load_data"):
         loaded = data.load(config.data, config.data_split, tolerant=tolerant)
         examples = loaded.examples
-        if loaded.rejected:
+        if loaded.rejected and run.rank == 0:
             data.write_rejected(rejected, loaded.rejected)
             first = loaded.rejected[0]
             what = f"{len(loaded.rejected):,} lines are no examples and were left out"
@@ -147,7 +157,9 @@ def _prepare(config: TrainerConfig, run: Run, watcher: Observer, rejected: Path,
     return _Prepared(built, training, evaluation, asked, len(loaded.rejected))
 
 
-def _train(config: TrainerConfig, plan: Plan, part: Part | None, prepared: _Prepared, run: Run, output: Path, watcher: Observer) -> Summary:
+def _train(
+    config: TrainerConfig, plan: Plan, part: Part | None, prepared: _Prepared, run: Run, output: Path, watcher: Observer, ranks: Ranks
+) -> Summary:
     from trainbus.trainer_node.callback import attach
     from trainbus.trainer_node.evaluation.setup import make_examination
 
@@ -163,7 +175,7 @@ def _train(config: TrainerConfig, plan: Plan, part: Part | None, prepared: _Prep
         options["phase_began"] = watcher.phase
         total = (plan.step or 0) + steps_of(config, len(training))
     else:
-        total = total_steps(config, len(prepared.training))
+        total = total_steps(config, len(prepared.training), ranks.size)
     if plan.step is not None and plan.step >= total:
         hint = "Raise max_steps or epochs to train on."
         raise ConfigError(
@@ -173,14 +185,16 @@ def _train(config: TrainerConfig, plan: Plan, part: Part | None, prepared: _Prep
             found=total,
         )
     trainer = _trainer(config, prepared, training, output, until=total if part is not None else None)
+    if ranks.size > 1:
+        options["ranks"] = ranks
     options |= {"guard": True, "save_every": 60 * config.save_minutes}
     callback = attach(trainer, run, name=plan.name, examples=plan.examples, tokens=plan.tokens, **options)
-    if prepared.evaluation is not None:
+    if prepared.evaluation is not None and ranks.rank == 0:
         callback.examination = make_examination(
             config, trainer, run, prepared.asked, output=output, checkpoint=plan.checkpoint, hurry=lambda: bool(callback.stopped),
             note=watcher.note,
         )  # fmt: skip
-    trainer.add_callback(_watching(callback, watcher))
+    trainer.add_callback(_watching(callback, watcher, lambda: require(config, trainer, ranks.size)))
     watcher.phase("train")
     started = time.monotonic()
     try:
@@ -218,13 +232,17 @@ def _trainer(config: TrainerConfig, prepared: _Prepared, training: Any, output: 
     return trainer
 
 
-def _watching(callback: TrainbusCallback, watcher: Observer) -> Any:
+def _watching(callback: TrainbusCallback, watcher: Observer, begins: Callable[[], None]) -> Any:
     from transformers import TrainerCallback
 
     throttle = Throttle(TOLD_EVERY_SECONDS)
 
     class Watching(TrainerCallback):  # made here, because importing transformers takes seconds
-        """Tells the observer of steps, now and then."""
+        """Looks at what was made before the first step, and tells the observer of steps, now and then."""
+
+        def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            """The model is wrapped."""
+            begins()
 
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             """A step is done."""

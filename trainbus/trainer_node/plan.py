@@ -10,6 +10,7 @@ from trainbus.errors import ConfigError, DataError, ModelError
 from trainbus.trainer_node import checkpoints, data, model
 from trainbus.trainer_node.config import FOLLOWS_METRICS, Resume, TrainerConfig
 from trainbus.trainer_node.part import Part
+from trainbus.trainer_node.ranks import asked_processes
 
 RUNS = Path("runs")
 """Outputs go below this directory of the current one when none is named."""
@@ -83,6 +84,13 @@ def _continue(config: TrainerConfig, name: str, path: Path, output: Path, notes:
         problem = f"{output} was trained with method = {known.method!r}, and this job says {config.method!r}."
         raise ModelError(
             problem, hint=f"Resume with --method {known.method}.", key="trainer.method", found=config.method, allowed=known.method
+        )
+    if (written := checkpoints.processes_of(path)) != (here := asked_processes()):
+        raise ConfigError(
+            f"{path} was saved by {written} processes, and {here} would go on: order of data and random numbers would differ.",
+            hint=f"Resume with {written}: torchrun --nproc-per-node {written} -m trainbus train ... --resume",
+            found=here,
+            allowed=written,
         )
     return Plan(
         name=(known.name if known else marker.name if marker else "") or name,

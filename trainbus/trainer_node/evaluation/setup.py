@@ -69,7 +69,7 @@ def make_examination(
     measured = {question.example for question in asked if question.dataset == VALIDATION}
     return Examination(
         run,
-        answerer if asked else None,
+        answerer if asked and config.parallel != "fsdp" else None,  # shared weights answer only when all processes ask at once
         asked,
         batch=config.batch_size,
         seconds=config.eval_seconds,

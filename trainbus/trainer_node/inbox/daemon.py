@@ -32,6 +32,7 @@ from trainbus.trainer_node.inbox.queue import HELD, PAUSED, SETTINGS, WAITING, J
 from trainbus.trainer_node.inbox.watching import Watch
 from trainbus.trainer_node.part import Part
 from trainbus.trainer_node.plan import RUNS
+from trainbus.trainer_node.ranks import asked_processes
 from trainbus.trainer_node.room import Room
 
 TICK_SECONDS = 0.5
@@ -348,6 +349,11 @@ class Daemon:
 
 
 def _check(config: TrainerConfig) -> None:
+    if asked_processes() > 1:
+        raise ConfigError(
+            f"{asked_processes()} processes were started, and one daemon watches an inbox.",
+            hint="Start it without torchrun; several processes train on one file: torchrun --nproc-per-node N -m trainbus train FILE",
+        )
     if config.scheduler not in ENDLESS:
         raise ConfigError(
             f"scheduler = {config.scheduler!r} needs to know where the training ends, and an inbox has no end.",
