@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from aiohttp import web
 
-from tests.plugins.inference.tools import QUESTIONS, Journaled, write_set
+from tests.plugins.inference.tools import QUESTIONS, WORDS, Journaled, write_set
 from trainbus.plugins.inference.plugin import InferencePlugin
 from trainbus.testing.live import LiveHarness
 
@@ -176,3 +176,26 @@ def until():
             time.sleep(0.005)
 
     return wait
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory):
+    """Two small models with random weights, and what each says to the questions, greedily, asked without any server."""
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    from trainbus.trainer_node.byte_tokenizer import VOCABULARY, byte_tokenizer
+
+    tokenizer = byte_tokenizer(512)
+    root, said = tmp_path_factory.mktemp("models"), {}
+    for step in (1, 2):
+        torch.manual_seed(step)
+        shape = {"vocab_size": VOCABULARY, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
+        config = transformers.LlamaConfig(**shape, pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id)
+        model = transformers.LlamaForCausalLM(config).eval()
+        model.save_pretrained(root / f"checkpoint-{step}")
+        tokenizer.save_pretrained(root / f"checkpoint-{step}")
+        for question in QUESTIONS:
+            chat = [{"role": "user", "content": question["question"]}]
+            asked = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+            written = model.generate(**asked, max_new_tokens=WORDS, do_sample=False)[0, asked["input_ids"].shape[1] :]
+            said[step, question["id"]] = tokenizer.decode(written, skip_special_tokens=True)
+    return root, said
