@@ -1,0 +1,1 @@
+"""Answering with a model: generation, loading, and the server of ``trainbus serve``."""
