@@ -38,6 +38,7 @@ LAZY: dict[str, Lazy] = {
     "exec": Lazy("Training", "trainbus.cli.exec:command", "Run any training command, watched and supervised."),
     "control": Lazy("Training", "trainbus.cli.control:command", "Pause, resume, stop or otherwise steer a run."),
     "watch": Lazy("Training", "trainbus.cli.watch:command", "Watch a run in the terminal: loss, memory, alerts, plugins."),
+    "serve": Lazy("Training", "trainbus.cli.serve:command", "Answer with models and checkpoints, in OpenAI's form."),
     "plugins": Lazy("Plugins", "trainbus.cli.plugins:command", "List, add, remove or restart plugins; make and check your own."),
     "attach": Lazy("Plugins", "trainbus.cli.attach:command", "Run one plugin by hand against a running broker."),
     "runs": Lazy("History", "trainbus.cli.runs:command", "List, show, export or delete runs."),

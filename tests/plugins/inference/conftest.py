@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from aiohttp import web
 
-from tests.plugins.inference.tools import QUESTIONS, Journaled, write_set
+from tests.plugins.inference.tools import QUESTIONS, WORDS, Journaled, write_set
 from trainbus.plugins.inference.plugin import InferencePlugin
 from trainbus.testing.live import LiveHarness
 
@@ -22,7 +22,7 @@ class ChatServer:
 
     ``mode`` is what the next answers look like; ``answer`` makes the text from the last user message. ``routes`` holds further POST
     addresses: each takes a request's JSON and gives status and answer; what is not there is 404 as FastAPI has it.
-    ``reply`` does so for chats.
+    ``reply`` does so for chats, ``blob`` for uploads.
     """
 
     def __init__(self) -> None:
@@ -32,6 +32,7 @@ class ChatServer:
         self.routes: dict[str, Callable[[dict], tuple[int, object]]] = {}
         self.calls: list[tuple[str, dict]] = []
         self.reply: Callable[[dict], tuple[int, object]] | None = None
+        self.blob: Callable[[str, str, dict, bytes], tuple[int, object]] | None = None
         self.headers: list[dict] = []
         self.at_once = self.most_at_once = 0
         self.held = threading.Event()
@@ -63,9 +64,9 @@ class ChatServer:
         asyncio.run_coroutine_threadsafe(work, self._loop).result(10)
 
     async def _listen(self) -> None:
-        app = web.Application()
+        app = web.Application(client_max_size=64 << 20)
         app.router.add_post("/v1/chat/completions", self._chat)
-        app.router.add_post("/{path:.*}", self._other)
+        app.router.add_route("*", "/{path:.*}", self._other)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1, handler_cancellation=True)
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", self.port)
@@ -91,6 +92,9 @@ class ChatServer:
             self.at_once -= 1
 
     async def _other(self, request: web.Request) -> web.Response:
+        if self.blob is not None and request.path.startswith("/v1/blobs/"):
+            status, answer = self.blob(request.method, request.path.rpartition("/")[2], dict(request.query), await request.read())
+            return web.json_response(answer, status=status)
         body = await request.json()
         self.calls.append((request.path, body))
         status, answer = self.routes.get(request.path, lambda _: (404, {"detail": "Not Found"}))(body)
@@ -176,3 +180,26 @@ def until():
             time.sleep(0.005)
 
     return wait
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory):
+    """Two small models with random weights, and what each says to the questions, greedily, asked without any server."""
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    from trainbus.trainer_node.byte_tokenizer import VOCABULARY, byte_tokenizer
+
+    tokenizer = byte_tokenizer(512)
+    root, said = tmp_path_factory.mktemp("models"), {}
+    for step in (1, 2):
+        torch.manual_seed(step)
+        shape = {"vocab_size": VOCABULARY, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
+        config = transformers.LlamaConfig(**shape, pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id)
+        model = transformers.LlamaForCausalLM(config).eval()
+        model.save_pretrained(root / f"checkpoint-{step}")
+        tokenizer.save_pretrained(root / f"checkpoint-{step}")
+        for question in QUESTIONS:
+            chat = [{"role": "user", "content": question["question"]}]
+            asked = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+            written = model.generate(**asked, max_new_tokens=WORDS, do_sample=False)[0, asked["input_ids"].shape[1] :]
+            said[step, question["id"]] = tokenizer.decode(written, skip_special_tokens=True)
+    return root, said

@@ -9,6 +9,8 @@ from trainbus.bus.events import Alert, Checkpoint, Metric
 from trainbus.testing.context import MemoryContext
 
 QUESTIONS = [{"id": f"q{n}", "question": f"{n} + {n}?", "answer": str(2 * n)} for n in range(1, 6)]
+WORDS = 8
+"""Tokens of each answer of the small models."""
 
 
 class Journaled(MemoryContext):

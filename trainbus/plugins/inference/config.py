@@ -15,7 +15,7 @@ from trainbus.errors import ConfigError
 
 TEMPLATE_FIELDS = ("path", "name", "id", "run", "step")
 
-EngineName: TypeAlias = Literal["openai", "vllm", "transformers"]
+EngineName: TypeAlias = Literal["openai", "vllm", "transformers", "trainbus"]
 Policy: TypeAlias = Literal["newest", "every"]
 
 
@@ -46,6 +46,8 @@ class InferenceConfig(Struct, kw_only=True, forbid_unknown_fields=True, frozen=T
         questions: File with one question in each line (JSONL).
         engine: What kind of server it is, which decides how it is given a checkpoint.
         model: Model name in requests; ``{path}``, ``{name}`` (last part of the path), ``{id}``, ``{run}``, ``{step}`` are filled in.
+        upload: Send the checkpoint's files to the server (``trainbus serve`` only); otherwise it must see them.
+        base: The name under which ``trainbus serve`` knows the base of adapters; empty: as the adapter names it.
         paths: Where the server finds what lies here: prefixes of checkpoint paths, and what stands in their place there.
         api_key_env: Name of the environment variable that holds the server's key; empty for none.
         dataset: Name of the set in events; the file's name without its ending when empty.
@@ -76,6 +78,8 @@ class InferenceConfig(Struct, kw_only=True, forbid_unknown_fields=True, frozen=T
     questions: str
     engine: EngineName = "openai"
     model: str = ""
+    upload: bool = False
+    base: str = ""
     paths: dict[str, str] = field(default_factory=dict)
     api_key_env: str = ""
     dataset: str = ""
@@ -120,6 +124,13 @@ def check(config: InferenceConfig) -> None:
             hint='Give the base address with its version, such as "http://127.0.0.1:8000/v1".',
             key="plugin.inference.url",
             found=config.url,
+        )
+    if config.upload and config.engine != "trainbus":
+        raise ConfigError(
+            f"plugin.inference.upload is set, and the engine {config.engine!r} takes no uploads.",
+            hint='Set engine = "trainbus" if the server is `trainbus serve`; other servers must see the files, see plugin.inference.paths.',
+            key="plugin.inference.upload",
+            found=True,
         )
     _check_template("model", config.model, TEMPLATE_FIELDS)
     _check_template("likelihood_text", config.likelihood_text, ("prompt", "system"))

@@ -51,7 +51,7 @@ class Line:
             await self._session.close()
 
     async def post(self, path: str, body: Any, *, timeout: float, root: bool = False) -> bytes:
-        """Send JSON; the body of an answer with status 200.
+        """Send JSON; the body of a good answer.
 
         Args:
             path: Below the base address; with ``root`` below the address without its version.
@@ -97,7 +97,7 @@ def accepted(status: int, body: bytes) -> bytes:
     Raises:
         AskError: The status says that it is none.
     """
-    if status == 200:
+    if 200 <= status < 300:
         return body
     fault = Fault.TROUBLE if status in BUSY else Fault.QUESTION if status in UNFIT else Fault.REFUSED
     reason = told(body)
