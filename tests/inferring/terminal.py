@@ -16,7 +16,7 @@ class Terminal:
     def __init__(self, line, **environment):
         self.pid, self.master = pty.fork()
         if self.pid == 0:
-            os.environ.update({"TERM": "xterm", "NO_COLOR": "1", **environment})
+            os.environ.update({"TERM": "xterm", "COLUMNS": "500", **environment})
             os.execv(line[0], line)
         self.seen, self.read = b"", 0
 

@@ -171,7 +171,7 @@ def _keep_filled(order: _Order, refill: Refill, *, as_json: bool) -> None:
         note(f"Watching {order.inbox}; Ctrl-C ends it.")
     never = threading.Event()
     while True:
-        if refill.due(_waiting(order.inbox), time.monotonic()):
+        if refill.due(files_waiting(order.inbox), time.monotonic()):
             try:
                 lineage = _make(order, quiet=as_json)
             except TrainbusError as error:
@@ -184,7 +184,7 @@ def _keep_filled(order: _Order, refill: Refill, *, as_json: bool) -> None:
         never.wait(LOOK_SECONDS)
 
 
-def _waiting(inbox: Path) -> int:
+def files_waiting(inbox: Path) -> int:
     """Files that the trainer will come to: in the folder, and in the queue."""
     file = queue_file()
     queued = 0

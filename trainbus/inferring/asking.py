@@ -20,7 +20,7 @@ MAX_TOKENS = 65_536
 DEFAULT_TOKENS = 256
 
 
-class Sampling(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Sampling(Struct, frozen=True, kw_only=True):
     """How an answer is drawn. None leaves it to the model's own settings; temperature 0 is greedy: the same answer each time.
 
     Args:
