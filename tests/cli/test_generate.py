@@ -72,9 +72,7 @@ def test_new_examples_are_in_the_inbox_each_with_where_it_comes_from(writer, cli
     assert len(rejected) == 3
     assert [path.name for path in inbox.iterdir() if path.is_file()] == [told["file"]]
     with Queue(queue_file()) as queue:
-        taken = Intake(inbox, queue, settle=0.0)
-        taken.look(0.0)
-        assert [job.job.name for job in taken.look(1.0)] == [told["file"]]
+        assert [taken.job.name for taken in Intake(inbox, queue, settle=0.0).look(0.0)] == [told["file"]]
         assert len(load_file(queue.jobs(("queued",))[0].path).examples) == 6
 
 

@@ -10,9 +10,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 GOOD = ("echo", "upper")
 
 
-def event(text=None, finish=None, **more):
+def event(text=None, finish=None):
     delta = {} if text is None else {"content": text}
-    return b"data: " + json.dumps({"choices": [{"index": 0, "delta": delta, "finish_reason": finish}], **more}).encode() + b"\n\n"
+    return b"data: " + json.dumps({"choices": [{"index": 0, "delta": delta, "finish_reason": finish}]}).encode() + b"\n\n"
+
+
+def usage_event(usage):
+    return b"data: " + json.dumps({"choices": [], "usage": usage}).encode() + b"\n\n"
 
 
 class StandIn:
@@ -69,7 +73,7 @@ def serving():
                 self.say_json({"choices": [{"message": {"content": reply}, "finish_reason": "stop"}], "usage": usage})
                 return
             pieces = [event(piece) for piece in reply.partition(" ") if piece]
-            self.say(200, "text/event-stream", b": hello\n\n", *pieces, event(None, "stop", usage=usage), b"data: [DONE]\n\n")
+            self.say(200, "text/event-stream", b": hello\n\n", *pieces, event(None, "stop"), usage_event(usage), b"data: [DONE]\n\n")
 
         model_upper = model_echo
 
@@ -102,6 +106,13 @@ def serving():
                 self.say_json({"error": {"message": "stream: true is not supported"}}, 400)
             else:
                 self.say_json({"choices": [{"message": {"content": "all at once"}, "finish_reason": "length"}]})
+
+        def model_plain(self, body):
+            """Streams, and refuses fields that it does not know."""
+            if "stream_options" in body:
+                self.say_json({"detail": "Unsupported fields in the request: {'stream_options'}"}, 422)
+            else:
+                self.say(200, "text/event-stream", event(state.reply(body)), event(None, "stop"), b"data: [DONE]\n\n")
 
         def model_html(self, body):
             self.say(200, "text/html", b"<html>Welcome to nginx \x1b]0;owned\x07</html>")

@@ -31,11 +31,15 @@ def test_an_answer_comes_piece_by_piece_and_then_as_a_whole(stand_in):
 def test_only_what_is_set_is_sent_and_what_is_out_of_range_is_clamped(stand_in):
     """A server that refuses unknown fields is asked in the plain form; the key is a bearer token."""
     ask(stand_in, "echo", sampling=Sampling(max_tokens=5))
-    assert stand_in.asked[0].keys() == {"model", "messages", "stream", "max_tokens", "temperature"}
+    assert stand_in.asked[0].keys() == {"model", "messages", "stream", "stream_options", "max_tokens", "temperature"}
     ask(
         stand_in, "echo", sampling=Sampling(temperature=9.0, top_k=0, top_p=7.0, repetition_penalty=1.2, seed=4, stop=("\n",)), key="secret"
     )
-    told = {name: value for name, value in stand_in.asked[1].items() if name not in ("model", "messages", "stream", "max_tokens")}
+    told = {
+        name: value
+        for name, value in stand_in.asked[1].items()
+        if name not in ("model", "messages", "stream", "stream_options", "max_tokens")
+    }
     assert told == {"temperature": 2.0, "top_k": 1, "top_p": 1.0, "repetition_penalty": 1.2, "seed": 4, "stop": ["\n"]}
     assert stand_in.headers[1]["Authorization"] == "Bearer secret"
     assert "Authorization" not in stand_in.headers[0]
@@ -46,11 +50,18 @@ def test_without_a_name_the_first_model_of_the_list_answers(stand_in):
     assert Server(stand_in.url).model().name == Server(f"{stand_in.url}/v1/").model().name == "echo"
 
 
+def test_a_server_that_does_not_count_while_it_streams_is_asked_again_without(stand_in):
+    """As `transformers serve` refuses what it does not know."""
+    answer, pieces = ask(stand_in, "plain")
+    assert (answer.text, pieces, answer.completion_tokens) == ("hello there", ["hello there"], None)
+    assert ["stream_options" in body for body in stand_in.asked] == [True, False]
+
+
 def test_a_server_that_cannot_stream_is_asked_again_for_the_whole(stand_in):
     """Its answer is one piece."""
     answer, pieces = ask(stand_in, "whole")
     assert (answer.text, pieces, answer.finish_reason) == ("all at once", ["all at once"], "length")
-    assert [body["stream"] for body in stand_in.asked] == [True, False]
+    assert [body["stream"] for body in stand_in.asked] == [True, True, False]
 
 
 @pytest.mark.parametrize(

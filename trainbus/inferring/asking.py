@@ -97,12 +97,19 @@ class Asked(Protocol):
         """
 
 
-def request_body(model: str, prompt: Prompt, sampling: Sampling, *, stream: bool) -> dict[str, Any]:
-    """A completion's request. What is not set is not named: servers refuse fields that they don't know."""
+def request_body(model: str, prompt: Prompt, sampling: Sampling, *, stream: bool, counted: bool = False) -> dict[str, Any]:
+    """A completion's request. What is not set is not named: servers refuse fields that they don't know.
+
+    Args:
+        stream: Piece by piece.
+        counted: With the numbers of tokens behind the last piece, which not every server knows.
+    """
     asked: dict[str, Any] = {"prompt": prompt} if isinstance(prompt, str) else {"messages": [dict(message) for message in prompt]}
     given: dict[str, Any] = {"model": model, **asked, "stream": stream}
     given |= {"max_tokens": sampling.max_tokens or DEFAULT_TOKENS, "temperature": sampling.temperature}
     for name in ("top_k", "top_p", "repetition_penalty", "seed"):
         if (value := getattr(sampling, name)) is not None:
             given[name] = value
+    if counted:
+        given["stream_options"] = {"include_usage": True}
     return given | ({"stop": list(sampling.stop)} if sampling.stop else {})

@@ -20,6 +20,8 @@ LIST_SECONDS = 10.0
 """So long the list of models may take: nothing has to be computed for it."""
 DEFAULT_CONCURRENCY = 4
 VERSION_PATH = "/v1"
+CANT = frozenset({400, 422, 501})
+"""With these a server refuses what it can't do, such as to stream, or to count tokens while it does."""
 
 
 class Server:
@@ -80,19 +82,17 @@ class Server:
             TrainbusError: As `models`.
         """
         begun = time.monotonic()
-        body = request_body(model, prompt, sampling.clamped(), stream=on_piece is not None)
-        with self._exchange(self.timeout) as exchange:
-            exchange.send(
-                "POST", f"{self._base}/chat/completions", body, {**self._headers, "Accept": "text/event-stream, application/json"}
-            )
-            if exchange.status == 200:
-                return self._read(exchange, on_piece or ignore, begun)
-            told = exchange.whole()
-            status = exchange.status
-        if on_piece is not None and status in (400, 422, 501) and b"stream" in told.lower():
-            whole = self.complete(model, prompt, sampling)  # a server that can't stream: what it says comes in one piece
-            on_piece(whole.text)
-            return whole
+        status, told = 0, b""
+        for stream, counted in ((True, True), (True, False), (False, False)) if on_piece is not None else ((False, False),):
+            with self._exchange(self.timeout) as exchange:
+                body = request_body(model, prompt, sampling.clamped(), stream=stream, counted=counted)
+                headers = {**self._headers, "Accept": "text/event-stream, application/json"}
+                exchange.send("POST", f"{self._base}/{'' if isinstance(prompt, str) else 'chat/'}completions", body, headers)
+                if exchange.status == 200:
+                    return self._read(exchange, on_piece or ignore, begun)
+                status, told = exchange.status, exchange.whole()
+            if status not in CANT or b"stream" not in told.lower():
+                break
         raise refusal(status, told, self.url)
 
     def cut(self) -> None:
