@@ -71,7 +71,7 @@ def restore(checkpoint: str | None, target: str | None, everything: bool, pinned
                 place = Path(thing.entry.path) if thing.thinned else thing.place
                 pin(place, Pin(who=person(), why="restored", time=time.time_ns()))
             back.append(str(trash.restore(thing)))
-            if not thing.thinned:
+            if not thing.thinned and thing.entry.run:  # a model that `trainbus models delete` took is of no run
                 found.tell(thing.entry.record(), "complete", f"restored from the trash by {person()}")
     if as_json:
         print_json({"restored": back})

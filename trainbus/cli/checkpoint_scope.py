@@ -69,6 +69,10 @@ class Scope:
         """What would happen to them, with pins and leases as they are at this moment."""
         for record in self.records:
             look_at(record)
+        return plan(self.records, config, now, self.reasons(), self.disks())
+
+    def reasons(self) -> dict[str, list[str]]:
+        """By id: why a checkpoint must not go whatever any policy says, with pins and leases as they are at this moment."""
         marks = {identity: list(reasons) for identity, reasons in self.marks.items()}
         for identity, pin in pinned(self.records).items():
             if pin not in marks.get(identity, []):
@@ -76,7 +80,7 @@ class Scope:
         if self.client is not None:
             for lease in self.client.leases():
                 marks.setdefault(lease.resource, []).append(f"leased by {lease.holder}{f': {lease.reason}' if lease.reason else ''}")
-        return plan(self.records, config, now, marks, self.disks())
+        return marks
 
     def disks(self) -> list[DiskState]:
         """The file systems that hold them."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -118,9 +119,9 @@ def prune(
     with scope(target, acting=True, without_bus=without_bus) as found:
         made = found.plan(config, time.time_ns())
         going = [decision for decision in made.decisions if decision.action != "keep" and decision.record.id in victims]
-        _require_whole_newest(going, made, quick=quick)
+        require_whole_newest(going, made.decisions, quick=quick)
         held_back = {
-            decision.record.id: why for decision in going if (why := _take(found, decision, config, empty_now=empty_now, quick=quick))
+            decision.record.id: why for decision in going if (why := take(found, decision, config, empty_now=empty_now, quick=quick))
         }
         if as_json:
             print_json({**_document(found, made), "done": True, "held_back": held_back})
@@ -137,29 +138,33 @@ for _command in (*CHANGES, *VERSIONS):
     command.add_command(_command)
 
 
-def _require_whole_newest(going: list[Decision], made: Plan, *, quick: bool) -> None:
-    """For each run that loses checkpoints.
+def require_whole_newest(going: Sequence[Decision], decisions: Sequence[Decision], *, quick: bool) -> None:
+    """Look at the newest of each run that loses checkpoints.
 
     Raises:
         ModelError: The newest is not whole; nothing was deleted.
     """
     for run in {decision.record.run for decision in going}:
-        newest = max((decision.record for decision in made.decisions if decision.record.run == run), key=position)
+        newest = max((decision.record for decision in decisions if decision.record.run == run), key=position)
         faults = verify(Path(newest.path), contents=not quick).faults
         if faults:
             problem = f"The newest checkpoint, {newest.path}, is not whole: {'; '.join(faults[:3])}. Nothing was deleted."
             raise ModelError(problem, hint="Move it away, then prune again; older ones may be all that is left.", file=newest.path)
 
 
-def _take(found: Scope, decision: Decision, config: RetentionConfig, *, empty_now: bool, quick: bool) -> str:
-    """Why it was held back; empty when it is done."""
+def take(found: Scope, decision: Decision, config: RetentionConfig, *, empty_now: bool, quick: bool) -> str:
+    """Put a checkpoint into the trash, or thin it, under an exclusive lease, and tell the bus.
+
+    Returns:
+        Why it was held back; empty when it is done.
+    """
     record, trash = decision.record, found.trash_of(decision.record)
     if not record.digest and not quick:
         record.digest = verify(Path(record.path)).digest  # the ledger shall tell what it was
     try:
         with found.lease(record, "exclusive", "prune"):
-            take = trash.thin if decision.action == "thin" else trash.put
-            thing = take(record, reason=decision.reason, policy=decision.limit, roots=config.roots)
+            put = trash.thin if decision.action == "thin" else trash.put
+            thing = put(record, reason=decision.reason, policy=decision.limit, roots=config.roots)
     except (TrainbusError, OSError) as error:
         return error.problem if isinstance(error, TrainbusError) else str(error)
     if decision.action == "delete":
@@ -194,7 +199,7 @@ def _print_decisions(decisions: list[Decision], *, empty_text: str) -> None:
     made = table("step", "state", "size", "completed", "metrics", "why", right=("step", "size"))
     for decision in decisions:
         record = decision.record
-        made.add_row(number(record.step), _state(decision), size(record.bytes), age(record.time), _metrics(record), decision.reason)
+        made.add_row(number(record.step), _state(decision), size(record.bytes), age(record.time), metrics_line(record), decision.reason)
     print_table(made, empty=empty_text)
 
 
@@ -204,7 +209,8 @@ def _state(decision: Decision) -> Text:
     return Text("goes" if decision.action == "delete" else "thinner", style="yellow")
 
 
-def _metrics(record: Record) -> str:
+def metrics_line(record: Record) -> str:
+    """What was measured on a checkpoint, without timings, as it fits into a table."""
     shown = [(name, value) for name, value in record.metrics.items() if not name.endswith(TIMINGS)][:METRICS_SHOWN]
     return "  ".join(f"{name} {number(value)}" for name, value in shown)
 

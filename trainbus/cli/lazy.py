@@ -20,7 +20,7 @@ class Lazy(NamedTuple):
     help: str
 
 
-GROUPS = ("Start", "Bus", "Training", "Plugins", "History", "Checkpoints", "Setup")
+GROUPS = ("Start", "Bus", "Training", "Models", "Plugins", "History", "Checkpoints", "Setup")
 """The order in which the help lists the groups; one without commands is left out."""
 
 LAZY: dict[str, Lazy] = {
@@ -38,7 +38,10 @@ LAZY: dict[str, Lazy] = {
     "exec": Lazy("Training", "trainbus.cli.exec:command", "Run any training command, watched and supervised."),
     "control": Lazy("Training", "trainbus.cli.control:command", "Pause, resume, stop or otherwise steer a run."),
     "watch": Lazy("Training", "trainbus.cli.watch:command", "Watch a run in the terminal: loss, memory, alerts, plugins."),
-    "serve": Lazy("Training", "trainbus.cli.serve:command", "Answer with models and checkpoints, in OpenAI's form."),
+    "serve": Lazy("Models", "trainbus.cli.serve:command", "Answer with models and checkpoints, in OpenAI's form."),
+    "infer": Lazy("Models", "trainbus.cli.infer:command", "Ask a model or any checkpoint: once, in a conversation, two beside each other."),
+    "models": Lazy("Models", "trainbus.cli.models:command", "List, look at, save and delete models and checkpoints."),
+    "generate": Lazy("Models", "trainbus.cli.generate:command", "Let a model write new training data into the inbox."),
     "plugins": Lazy("Plugins", "trainbus.cli.plugins:command", "List, add, remove or restart plugins; make and check your own."),
     "attach": Lazy("Plugins", "trainbus.cli.attach:command", "Run one plugin by hand against a running broker."),
     "runs": Lazy("History", "trainbus.cli.runs:command", "List, show, export or delete runs."),
