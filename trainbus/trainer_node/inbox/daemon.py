@@ -20,7 +20,7 @@ import msgspec
 
 from trainbus.bus import events
 from trainbus.bus.facts import default_run_id
-from trainbus.bus.home import home, private_directory
+from trainbus.bus.home import home, private_directory, write_inbox
 from trainbus.bus.publisher import Publisher
 from trainbus.errors import ConfigError, DataError, ModelError, RefusedError
 from trainbus.trainer_node import checkpoints
@@ -112,6 +112,7 @@ class Daemon:
             self._lock(stack)
             self._queue = stack.enter_context(Queue(queue_file(self._root)))
             self._intake = Intake(Path(self._config.inbox), self._queue, settle=self._config.settle_seconds)
+            write_inbox(self._intake.folder, self._root)
             self._publisher = Publisher(self._run, name="inbox", root=self._root)
             stack.callback(self._publisher.close)
             for number in (signal.SIGINT, signal.SIGTERM):
