@@ -98,6 +98,13 @@ class Context(Protocol):
     def command(self, run: str, verb: str, *, reason: str = "", plugin: str = "", **arguments: Any) -> Awaitable[str]:
         """Ask a run, or a ``plugin`` about the run, for something. The awaitable (which needs not be awaited) gives the command's id."""
 
+    def supervise(self, verb: str, name: str = "", **arguments: Any) -> Awaitable[Any]:
+        """Ask the supervisor about plugins: ``plugins``, ``installed``, ``log``, ``add``, ``remove`` or ``restart``. For coroutine hooks.
+
+        Raises:
+            TrainbusError: When awaited: no supervisor answers, or it refuses. Where keys are in use it needs an admin's.
+        """
+
     def query(
         self, *, kinds: Sequence[str] = (), runs: Sequence[str] = (), after: int = -1, upto: int | None = None
     ) -> Iterator[events.AnyEvent]:

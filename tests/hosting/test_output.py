@@ -57,3 +57,15 @@ def test_output_is_shown_with_its_prefix_and_kept_with_its_time(tmp_path):
     assert shown.getvalue().strip() == "anomaly | [bold]spike[/bold] at 7"
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3} \[bold\]spike\[/bold\] at 7\n", (tmp_path / "anomaly.log").read_text())
     assert list(output.last) == ["[bold]spike[/bold] at 7"]
+
+
+def test_the_last_lines_of_a_kept_log_are_told(tmp_path, monkeypatch):
+    """Whole lines only, also of a log that is longer than what is looked at; a log that is not there has none."""
+    output = Output("p", KeptLog(tmp_path / "p.log", 1_000_000, 2))
+    assert output.tail(5) == []
+    output.feed("".join(f"line {number}\n" for number in range(50)).encode())
+    assert [line.partition(" ")[2] for line in output.tail(3)] == ["line 47", "line 48", "line 49"]
+    assert (output.tail(0), output.tail("many"), len(output.tail(10**9))) == ([], [], 50)
+    monkeypatch.setattr("trainbus.bus.hosting.output.TAIL_BYTES", 100)
+    assert [line.partition(" ")[2] for line in output.tail(50)] == ["line 47", "line 48", "line 49"]
+    output.close()

@@ -31,6 +31,18 @@ def test_plugins_that_can_t_be_loaded_are_parked_with_one_line_and_the_others_ru
     assert failed == set(expected)
 
 
+def test_installed_plugins_and_what_one_printed_are_told(system, site):
+    """Any number of last lines; of a plugin that is not in use nothing."""
+    site.install("recorder", RECORDER)
+    system.up("recorder")
+    system.wait_for_state("recorder", "running")
+    assert {"anomaly", "recorder", "web"} <= {one["name"] for one in system.supervise("installed")}
+    wait_for(lambda: any("recorder starts" in line for line in system.supervise("log", "recorder")))
+    assert len(system.supervise("log", "recorder", lines=1)) == 1
+    with pytest.raises(RefusedError, match="No plugin named 'anomaly' is in use"):
+        system.supervise("log", "anomaly")
+
+
 def test_a_parked_plugin_that_was_mended_is_restarted_by_name(system, site):
     """And its alert is cleared."""
     site.install("late", "class P:\n    @hookimpl\n    def on_setp(self): pass\n")

@@ -196,7 +196,7 @@ class Client(_Connected):
         return str(self.call(request, _NAMED)["id"])
 
     def supervise(self, verb: str, name: str = "", **arguments: Any) -> Any:
-        """Ask the supervisor: ``plugins``, ``add``, ``remove``, ``restart``, ``reload``, ``down``."""
+        """Ask the supervisor: ``plugins``, ``installed``, ``log``, ``add``, ``remove``, ``restart``, ``reload``, ``down``."""
         return self.call(wire.Supervise(verb=verb, name=name, arguments=arguments), _ANYTHING)
 
 

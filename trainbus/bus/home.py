@@ -6,6 +6,7 @@ HOME/spool/SOURCE/       one publisher's spool
 HOME/plugins/NAME/       a plugin's own directory
 HOME/logs/NAME.log       kept output of broker, supervisor and plugins
 HOME/logs/exec/RUN.log   kept output of commands under `trainbus exec`
+HOME/trainer/inbox       path of the folder that the trainer takes files from
 HOME/keys/               keys of the broker and its clients (0700, files 0600), and tokens of other machines' buses
 """
 
@@ -95,3 +96,16 @@ def read_connection(root: Path | None = None) -> Connection:
         ) from None
     except (OSError, *DECODE_ERRORS) as error:
         raise UnreachableError(f"{path} can't be read: {error}", hint="Delete it and start `trainbus up` again.", file=str(path)) from error
+
+
+def write_inbox(folder: Path, root: Path | None = None) -> None:
+    """Note the folder that the trainer takes its files from, for whoever puts some there."""
+    write_atomically((root or home()) / "trainer" / "inbox", os.fsencode(folder))
+
+
+def read_inbox(root: Path | None = None) -> Path | None:
+    """The folder that the trainer of this state directory takes its files from; None when none ever ran."""
+    try:
+        return Path(os.fsdecode(((root or home()) / "trainer" / "inbox").read_bytes()))
+    except OSError:
+        return None

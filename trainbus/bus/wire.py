@@ -267,7 +267,9 @@ class Supervisor(Request, kw_only=True):
 class Supervise(Request, kw_only=True):
     """Asks the supervisor. Refused (code ``no_supervisor``) when there is none. Result: what the supervisor answers.
 
-    Verbs: ``plugins`` (result: list of `PluginStatus`), ``add``, ``remove``, ``restart`` (with ``name``), ``reload``, ``down``.
+    Verbs: ``plugins`` (result: list of `PluginStatus`), ``installed`` (list of maps with ``name``, ``distribution``, ``version``),
+    ``log`` (with ``name`` and at most ``lines``; the last lines of its output), ``add``, ``remove``, ``restart`` (with ``name``),
+    ``reload``, ``down``.
     """
 
     verb: str

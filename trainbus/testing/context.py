@@ -35,6 +35,14 @@ class SentCommand(msgspec.Struct, frozen=True):
     plugin: str = ""
 
 
+class Supervised(msgspec.Struct, frozen=True):
+    """What the plugin asked the supervisor for."""
+
+    verb: str
+    name: str
+    arguments: dict[str, Any]
+
+
 class MemoryContext:
     """`trainbus.hookspecs.Context` in memory.
 
@@ -53,6 +61,8 @@ class MemoryContext:
         self.history: list[events.AnyEvent] = []
         self.published: list[events.Event] = []
         self.commands: list[SentCommand] = []
+        self.supervised: list[Supervised] = []
+        self.supervisor: dict[str, Any] = {}
         self.leases: dict[str, list[str]] = {}
         self.url = ""
         self.handling: events.AnyEvent | None = None
@@ -72,6 +82,14 @@ class MemoryContext:
         """Keep the command in `commands`."""
         self.commands.append(SentCommand(run, verb, arguments, reason, plugin))
         return Done(f"command-{len(self.commands)}")
+
+    async def supervise(self, verb: str, name: str = "", **arguments: Any) -> Any:
+        """Keep the question in `supervised`; the answer to a verb is what stands in ``supervisor``, raised when it is an error."""
+        self.supervised.append(Supervised(verb, name, arguments))
+        answer = self.supervisor.get(verb)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
 
     def query(
         self, *, kinds: Sequence[str] = (), runs: Sequence[str] = (), after: int = -1, upto: int | None = None

@@ -15,13 +15,17 @@ import { CheckpointsPanel } from "./panels/checkpoints";
 import { ComparePanel } from "./panels/compare";
 import { Declared } from "./panels/declared";
 import { EventsPanel } from "./panels/events";
-import { AlertsPanel, EvalsPanel, PluginsPanel, QueuePanel } from "./panels/lists";
+import { AlertsPanel, EvalsPanel } from "./panels/lists";
 import { MemoryPanel } from "./panels/machine";
 import { MetricsPanel } from "./panels/metrics";
+import { PluginsPanel } from "./panels/plugins";
+import { QueuePanel } from "./panels/queue";
 import { RunList } from "./panels/runs";
 import { AccuracyPanel, SamplesPanel } from "./panels/samples";
 import { StatusPanel } from "./panels/status";
+import { StepTimesPanel } from "./panels/step_times";
 import { nextTheme, theme } from "./theme";
+import { DropTarget } from "./drop";
 
 const PANELS: [id: string, panel: () => ComponentChildren][] = [
   ["loss", () => <LossPanel key="loss" />],
@@ -36,6 +40,7 @@ const PANELS: [id: string, panel: () => ComponentChildren][] = [
   ["memory", () => <MemoryPanel key="memory" />],
   ["evals", () => <EvalsPanel key="evals" />],
   ["plugins", () => <PluginsPanel key="plugins" />],
+  ["steptimes", () => <StepTimesPanel key="steptimes" />],
   ["queue", () => <QueuePanel key="queue" />],
   ["events", () => <EventsPanel key="events" />],
 ];
@@ -198,6 +203,7 @@ export function App() {
       </a>
       <Header help={() => setHelping(true)} />
       <Banner />
+      <DropTarget />
       <main id="main" tabIndex={-1}>
         <Content />
       </main>

@@ -4,6 +4,7 @@ import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
 import uPlot from "uplot";
 import "uplot/dist/uPlot.min.css";
 import { number, short } from "./format";
+import { asSvg } from "./svg";
 import { look } from "./theme";
 import { useValue } from "./observable";
 import type { Gap } from "./types";
@@ -121,6 +122,7 @@ export function Chart(options: Options) {
     const host = box.current;
     const made = new uPlot(configured(host, latest, tip, logarithmic), table(latest.current.curves, logarithmic), host);
     plot.current = made;
+    charts.set(id, { plot: made, host, latest });
     drawn.current = parts(latest.current, logarithmic);
     const fit = () => {
       const [width, tall] = [host.clientWidth, host.clientHeight || height];
@@ -139,6 +141,7 @@ export function Chart(options: Options) {
     return () => {
       sized.disconnect();
       seen.disconnect();
+      if (charts.get(id)?.plot === made) charts.delete(id);
       made.destroy();
       plot.current = null;
     };
@@ -194,25 +197,49 @@ export function description(label: string, curves: Curve[]): string {
   return `${label}: ${parts.join("; ") || "no data yet"}`;
 }
 
+// The charts that are on the page, by their ids.
+const charts = new Map<string, { plot: uPlot; host: HTMLDivElement; latest: Latest }>();
+
 // The chart as a picture with its own ground, as it stands on the screen.
 export function savePicture(id: string, name: string): void {
   const canvas = document.querySelector<HTMLCanvasElement>(`#${CSS.escape(id)} canvas`);
   if (!canvas) return;
   const copy = document.createElement("canvas");
   [copy.width, copy.height] = [canvas.width, canvas.height];
-  const pen = copy.getContext("2d");
-  if (!pen) return;
-  pen.fillStyle = getComputedStyle(document.body).getPropertyValue("background-color");
+  const pen = copy.getContext("2d") as CanvasRenderingContext2D;
+  pen.fillStyle = palette(canvas.parentElement as HTMLElement)("--card");
   pen.fillRect(0, 0, copy.width, copy.height);
   pen.drawImage(canvas, 0, 0);
-  copy.toBlob((blob) => {
-    if (!blob) return;
-    const link = document.createElement("a");
-    link.href = URL.createObjectURL(blob);
-    link.download = `${name.replace(/[^\w.-]+/g, "_")}.png`;
-    link.click();
-    setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
+  copy.toBlob((blob) => blob && save(blob, `${name}.png`));
+}
+
+export function saveDrawing(id: string, name: string): void {
+  const found = charts.get(id);
+  if (!found) return;
+  const { plot, host, latest } = found;
+  const { curves, marks = [], label } = latest.current;
+  const drawing = asSvg({ plot, curves, marks, title: `${label} · ${name}`, paint: palette(host) });
+  save(new Blob([drawing], { type: "image/svg+xml" }), `${name}.svg`);
+}
+
+function save(blob: Blob, name: string): void {
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(blob);
+  link.download = name.replace(/[^\w.-]+/g, "_");
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
+}
+
+// How fast a curve rises for each step, of its smoothed form: between two neighbours there is nothing but noise.
+export function slope(curve: Curve, weight: number): Curve {
+  const values = smooth(curve.y, Math.max(weight, 0.8)) as number[];
+  const reach = Math.max(1, Math.round(values.length / 100));
+  const last = values.length - 1;
+  const y = values.map((_, index) => {
+    const [from, to] = [Math.max(0, index - reach), Math.min(last, index + reach)];
+    return curve.x[to] > curve.x[from] ? (values[to] - values[from]) / (curve.x[to] - curve.x[from]) : null;
   });
+  return { ...curve, y };
 }
 
 // --- uPlot's side ---------------------------------------------------------------------------------

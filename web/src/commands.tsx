@@ -33,13 +33,15 @@ interface Options {
   text: string;
   button: string;
   danger?: boolean;
+  // What is asked is no event of the journal, so that a reason would be lost.
+  unreasoned?: boolean;
   children?: ComponentChildren;
   // Gives what went wrong; empty when nothing did.
   send: (reason: string) => Promise<string>;
   close: () => void;
 }
 
-export function CommandDialog({ title, subject, text, button, danger, children, send, close }: Options) {
+export function CommandDialog({ title, subject, text, button, danger, unreasoned, children, send, close }: Options) {
   const dialog = useRef<HTMLDialogElement>(null);
   const [reason, setReason] = useState("");
   const [problem, setProblem] = useState("");
@@ -60,10 +62,12 @@ export function CommandDialog({ title, subject, text, button, danger, children, 
         <p class="meta">{subject}</p>
         <p>{text}</p>
         {children}
-        <label>
-          Reason (kept in the journal)
-          <input name="reason" maxLength={500} autoComplete="off" value={reason} onInput={(event) => setReason(event.currentTarget.value)} />
-        </label>
+        {unreasoned ? null : (
+          <label>
+            Reason (kept in the journal)
+            <input name="reason" maxLength={500} autoComplete="off" value={reason} onInput={(event) => setReason(event.currentTarget.value)} />
+          </label>
+        )}
         {problem ? (
           <p class="bad" role="alert">
             {problem}

@@ -45,12 +45,33 @@ export interface Accuracy {
   scored: number;
 }
 
+export interface Forecast {
+  files: number;
+  bytes: number;
+  bytes_per_second: number;
+  finished: number;
+  done: number;
+  earliest: number;
+  latest: number;
+}
+
+export interface StepTimes {
+  counted: number;
+  edges: number[];
+  counts: number[];
+  p50: number | null;
+  p95: number | null;
+  p99: number | null;
+  longest: number | null;
+}
+
 export interface RunDetail extends RunSummary {
   config: Record<string, unknown>;
   metrics: Record<string, number | null>;
   broken_metrics: string[];
   best: { step: number; loss: number } | null;
   accuracy: Accuracy;
+  queue: Forecast | null;
   versions: Record<string, number>;
 }
 
@@ -165,6 +186,9 @@ export interface Job {
   examples: number | null;
   reason: string;
   time: number;
+  step: number | null;
+  // When it will be done, as far as that can be told.
+  done: number | null;
 }
 
 export interface Memory {
@@ -229,12 +253,18 @@ export interface DeclaredPanel {
   x: string;
 }
 
+export interface Uploads {
+  largest: number;
+  endings: string[];
+}
+
 export interface State {
   offset: number;
   time: number;
   loading: boolean;
   problem: string;
   role: "viewer" | "operator";
+  uploads: Uploads | null;
   runs: RunSummary[];
   run: RunDetail | null;
   plugins: PluginState[];

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from playwright.sync_api import sync_playwright
 
-from tests.plugins.web.story import crowd, keeping, training
+from tests.plugins.web.story import crowd, keeping, supervisor, training
 from trainbus.plugins.web.plugin import WebPlugin
 from trainbus.testing.context import MemoryContext
 from trainbus.testing.live import LiveHarness
@@ -20,7 +20,11 @@ DESKTOP, PHONE = {"width": 1440, "height": 900}, {"width": 375, "height": 800}
 def main(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     context = MemoryContext(name="web", directory=Path(tempfile.mkdtemp()))
-    with LiveHarness(WebPlugin(), config={"port": 0}, context=context) as harness, sync_playwright() as playwright:
+    context.supervisor = supervisor()
+    with (
+        LiveHarness(WebPlugin(), config={"port": 0, "inbox": tempfile.mkdtemp()}, context=context) as harness,
+        sync_playwright() as playwright,
+    ):
         chromium = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
 
         def shoot(name: str, *, address: str = "", wait: str = "", **options) -> None:
@@ -45,6 +49,15 @@ def main(folder: Path) -> None:
             page.wait_for_selector("#checkpoints .disk")
             page.locator("#panel-checkpoints").screenshot(path=folder / f"checkpoints-{name}.png")
             page.close()
+        page = chromium.new_page(viewport=DESKTOP, device_scale_factor=2)
+        page.goto(context.url)
+        page.click("[aria-label='Log of inference']")
+        page.wait_for_selector("#plugin-log pre:has-text('answer')")
+        page.locator("#panel-plugins").screenshot(path=folder / "plugins.png")
+        page.click(".chip:has-text('loss') button >> nth=0")
+        page.click(".pinned button:has-text('Slope')")
+        for panel in ("queue", "steptimes", "metrics"):
+            page.locator(f"#panel-{panel}").screenshot(path=folder / f"{panel}.png")
         chromium.close()
 
 

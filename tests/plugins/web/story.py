@@ -2,6 +2,7 @@
 
 import math
 import random
+from typing import Any
 
 from trainbus.bus.events import (
     Alert,
@@ -162,6 +163,20 @@ def crowd(now: int) -> list[Event]:
         memory = Memory(total=32 * GIB, used=20 * GIB, available=int((9 + math.sin(second / 5)) * GIB))
         story.append(System(host="gpu-box", time=now - second * SECOND, memory=memory, risk="low", cpu_percent=50.0 + second))
     run = "qwen3-gsm8k"
-    for index, state in enumerate(("completed", "processing", "queued")):
-        story.append(Job(run=run, id=f"j{index}", file=f"/inbox/part-{index}.jsonl", state=state, bytes=3_000_000, examples=1200, time=now))
+    files = (("processing", 150), ("completed", 90), ("processing", 90), ("completed", 30), ("processing", 30), ("queued", 20))
+    for number, (state, ago) in enumerate(files):
+        name = number // 2 + (state == "queued")
+        job = {"id": f"j{name}", "file": f"/inbox/part-{name}.jsonl", "bytes": 3_000_000 + 400_000 * name, "examples": 1200}
+        story.append(Job(run=run, state=state, time=now - ago * SECOND, **job))
     return story
+
+
+def supervisor() -> dict[str, Any]:
+    """What a supervisor answers that runs the plugins of `training`."""
+    return {
+        "installed": [{"name": name, "version": "0.1.0"} for name in ("anomaly", "inference", "memory", "notify", "retention", "web")],
+        "log": [f"2026-11-21T05:{minute:02d}:00.000 The server does not answer." for minute in range(30)],
+        "restart": {"name": "inference", "state": "running"},
+        "add": {"name": "notify", "state": "running"},
+        "remove": {"name": "inference", "state": "stopped"},
+    }

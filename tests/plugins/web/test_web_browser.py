@@ -1,5 +1,6 @@
 """The page in a real browser against the real plugin."""
 
+import json
 import time
 from urllib.parse import urlsplit
 
@@ -227,10 +228,11 @@ def test_no_panel_hides_anything_from_a_screen_reader_or_a_keyboard(dashboard, v
         faults(page, axe)
 
 
-def faults(page, axe):
-    """Serious and critical faults by axe-core's rules; there must be none."""
+def faults(page, axe, *parts):
+    """Serious and critical faults by axe-core's rules, of the whole page or of these parts; there must be none."""
     page.evaluate(axe)
-    found = page.evaluate("axe.run().then((r) => r.violations.filter((v) => ['serious', 'critical'].includes(v.impact)))")
+    where = json.dumps([[part] for part in parts] or "html")
+    found = page.evaluate(f"axe.run({where}).then((r) => r.violations.filter((v) => ['serious', 'critical'].includes(v.impact)))")
     assert [(fault["id"], [node["html"][:200] for node in fault["nodes"][:3]]) for fault in found] == []
 
 

@@ -125,10 +125,42 @@ def test_other_sites_in_the_browser_are_kept_out(headers, status, dashboard):
     assert dashboard(allowed_hosts=["Friend.example"]).ask("/api/state", **headers)[0] == status
 
 
-def test_an_open_address_needs_a_token(dashboard):
-    """Nobody publishes a training by accident."""
-    with pytest.raises(ConfigError, match=r"plugin\.web\.token is empty"):
-        dashboard(bind="0.0.0.0")
+def printed(caplog):
+    """The code of the link that was printed last."""
+    return [match[1] for record in caplog.records if (match := re.search(r"works once.*\?token=([\w-]+)", record.getMessage()))][-1]
+
+
+def test_an_address_that_others_reach_demands_a_token_whose_link_works_once(dashboard, tmp_path, caplog):
+    """Nobody publishes a training by accident. The link gives a cookie, which holds over a restart; the token itself is never printed."""
+    caplog.set_level("INFO")
+    board = dashboard(bind="0.0.0.0")
+    assert board.ask("/api/state")[0] == 401
+    code = printed(caplog)
+    status, headers, _ = board.ask(f"/?token={code}")
+    assert (status, headers["location"]) == (303, "/")
+    assert "HttpOnly" in headers["set-cookie"]
+    cookie = headers["set-cookie"].split(";")[0]
+    assert board.ask(f"/?token={code}")[0] == 401
+    assert json.loads(board.ask("/api/state", Cookie=cookie)[2])["role"] == "operator"
+    kept = tmp_path / "token"
+    assert cookie.endswith(kept.read_text().strip())
+    assert kept.stat().st_mode & 0o077 == 0
+    assert kept.read_text().strip() not in caplog.text
+    assert "0.0.0.0" not in board.url
+    again = dashboard(bind="0.0.0.0")
+    assert again.ask("/api/state", Cookie=cookie)[0] == 200
+
+
+def test_a_printed_link_gives_what_the_configured_token_gives_and_grows_old(dashboard, caplog, monkeypatch):
+    """A viewer's link where only reading is configured; after an hour it is worth nothing."""
+    caplog.set_level("INFO")
+    board = dashboard(bind="0.0.0.0", token="look")
+    _, headers, _ = board.ask(f"/?token={printed(caplog)}")
+    assert headers["set-cookie"].startswith("trainbus_token=look;")
+    monkeypatch.setattr("trainbus.plugins.web.tokens.LINK_SECONDS", -1.0)
+    old = dashboard(bind="0.0.0.0", token="look")
+    assert old.ask(f"/?token={printed(caplog)}")[0] == 401
+    assert not any("works once" in record.getMessage() and "127.0.0.1" in record.getMessage() for record in caplog.records)
 
 
 def test_with_a_token_nothing_is_read_without_it(dashboard):

@@ -10,6 +10,7 @@ import subprocess
 import pytest
 
 from tests.support import trainbus, wait_for
+from trainbus.bus.home import read_inbox
 
 LONG = 300.0
 
@@ -43,6 +44,7 @@ def test_files_become_one_continuous_run_and_a_malformed_one_holds_nobody_up(inb
     assert "line 2" in (inbox.folder / "failed" / "bad.jsonl.reason.txt").read_text()
     assert sorted(path.name for path in (inbox.folder / "completed").iterdir()) == ["one.jsonl", "two.jsonl.gz"]
     assert inbox.newest().step == 3 + 3
+    assert read_inbox() == inbox.folder
     events = published("job")
     assert len({event.run for event in events} | {inbox.newest().run}) == 1
     states = {name: [event.state for event in events if event.file == name] for name in ("one.jsonl", "bad.jsonl")}

@@ -94,6 +94,10 @@ class HostContext:
         self._loop.call_soon_threadsafe(self._ask, asked, request)
         return asked
 
+    def supervise(self, verb: str, name: str = "", **arguments: Any) -> Awaitable[Any]:
+        """Ask the supervisor."""
+        return self._client.supervise(verb, name, **arguments)
+
     def query(self, *, kinds: Sequence[str] = (), runs: Sequence[str] = (), after: int = -1, upto: int | None = None) -> Iterator[AnyEvent]:
         """Events of the journal. A connection of its own: a hook may ask from a thread of its own, too."""
         with Client(root=self._root) as client:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import logging.handlers
+import os
 import time
 from collections import deque
 from pathlib import Path
@@ -16,6 +17,9 @@ from trainbus.bus.home import private_directory
 
 MAX_LINE_BYTES = 16 * 1024
 """A longer line (a progress bar without end, binary by mistake) is cut into several: memory stays bounded."""
+
+TAIL_BYTES = 256 * 1024
+"""Of a kept log so much is looked at for its last lines, and so much of an answer fits through the bus."""
 
 LAST_LINES = 20
 """Lines that are remembered, to tell why a child died."""
@@ -57,6 +61,17 @@ class KeptLog:
         stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(now)) + f".{int(now * 1000) % 1000:03d}"
         self._handler.emit(logging.makeLogRecord({"msg": f"{stamp} {line}"}))
 
+    def tail(self, lines: int) -> list[str]:
+        """The last ``lines`` lines of the newest file, as far as `TAIL_BYTES` reach; none when it can't be read."""
+        try:
+            with Path(self._handler.baseFilename).open("rb") as file:
+                begin = max(0, file.seek(0, os.SEEK_END) - TAIL_BYTES)
+                file.seek(begin)
+                found = file.read(TAIL_BYTES).decode("utf-8", "replace").splitlines()
+        except OSError:
+            return []
+        return found[1 if begin else 0 :][-lines:] if lines > 0 else []
+
     def close(self) -> None:
         """Close the file."""
         self._handler.close()
@@ -93,6 +108,10 @@ class Output:
         """Bytes that the child printed."""
         for line in self._splitter.feed(data):
             self._line(line)
+
+    def tail(self, lines: object) -> list[str]:
+        """The last lines that are kept, each with its time. ``lines`` comes from a request: what is no whole number counts as none."""
+        return self._log.tail(lines) if isinstance(lines, int) else []
 
     def end(self) -> None:
         """This incarnation of the child prints no more."""

@@ -43,6 +43,9 @@ DRAIN_SECONDS = 5.0
 SETTLE = 7.0
 """Seconds that the answer to `add` or `restart` waits for the plugin to load; below the 10 s that a caller waits."""
 
+LOG_LINES = 200
+"""Lines that `log` answers with when it is not told how many."""
+
 
 class Source(msgspec.Struct, frozen=True, kw_only=True):
     """Where the configuration comes from. ``load`` reads it anew (raising `ConfigError`); ``file`` is what `add` and `remove` edit."""
@@ -107,6 +110,10 @@ class Supervisor:
         """
         if request.verb == "plugins":
             return self.statuses()
+        if request.verb == "installed":
+            return [{"name": one.name, "distribution": one.distribution, "version": one.version} for one in registry.installed().values()]
+        if request.verb == "log":
+            return self._find(request.name).output.tail(request.arguments.get("lines", LOG_LINES))
         if request.verb == "down":
             asyncio.get_running_loop().call_later(0.1, self._stopping.set)  # the answer goes out first
             return self.statuses()
@@ -117,7 +124,9 @@ class Supervisor:
             "reload": self._answer_reload,
         }
         if request.verb not in verbs:
-            raise RefusedError(f"The supervisor knows no {request.verb!r}.", hint=f"It knows: plugins, down, {', '.join(verbs)}.")
+            raise RefusedError(
+                f"The supervisor knows no {request.verb!r}.", hint=f"It knows: plugins, installed, log, down, {', '.join(verbs)}."
+            )
         async with self._changing:
             return await verbs[request.verb](request)
 

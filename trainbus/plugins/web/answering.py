@@ -51,3 +51,8 @@ def body(request: web.Request, content: bytes, content_type: str, *, status: int
 def problem(status: int, text: str) -> web.Response:
     """A refusal with what a person should read."""
     return web.Response(status=status, body=to_json({"problem": text}), content_type="application/json")
+
+
+def unknown_run() -> web.Response:
+    """The refusal of a question about a run that isn't there."""
+    return problem(404, "No such run is known here.")

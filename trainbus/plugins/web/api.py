@@ -10,10 +10,11 @@ import msgspec
 from aiohttp import web
 
 from trainbus.hookspecs import Context
-from trainbus.plugins.web import prometheus, security, steering
-from trainbus.plugins.web.answering import Fields, answer, body, number, problem
+from trainbus.plugins.web import prometheus, security
+from trainbus.plugins.web.answering import Fields, answer, body, number, problem, unknown_run
 from trainbus.plugins.web.answers import confidence
 from trainbus.plugins.web.config import WebConfig
+from trainbus.plugins.web.dropping import Dropping
 from trainbus.plugins.web.exporting import as_csv, exported
 from trainbus.plugins.web.intake import Intake
 from trainbus.plugins.web.machine_api import gpu_stats, memory_stats
@@ -36,11 +37,13 @@ class Api:
     """Answers from the store.
 
     Args:
-        context: For the history behind the event stream, and for commands.
+        dropping: Whether files may be dropped onto the page.
+        context: For the history behind the event stream.
     """
 
-    def __init__(self, config: WebConfig, intake: Intake, context: Context) -> None:
+    def __init__(self, config: WebConfig, intake: Intake, dropping: Dropping, context: Context) -> None:
         self._config = config
+        self._dropping = dropping
         self.intake = intake
         self.context = context
         self.streams: set[asyncio.Task[object]] = set()
@@ -76,10 +79,12 @@ class Api:
         runs = store.summaries(now)
         chosen = request.query.get("run") or (runs[0]["run"] if runs else "")
         found = store.heading(chosen, now) if request.query.get("lists") == "no" else store.detail(chosen, now)
+        role = security.role(self._config, request.headers, request.cookies)
         head: Fields = {
             "loading": not self.intake.loaded.is_set(),
             "problem": self.intake.problem,
-            "role": security.role(self._config, request.headers, request.cookies),
+            "role": role,
+            "uploads": self._dropping.offered() if role == "operator" else None,
             "runs": runs,
             "run": found,
         }
@@ -92,7 +97,7 @@ class Api:
     async def run(self, request: web.Request) -> web.Response:
         """One run."""
         detail = self.intake.store.detail(request.match_info["run"], time.time_ns())
-        return answer(request, detail) if detail else _unknown_run()
+        return answer(request, detail) if detail else unknown_run()
 
     async def series(self, request: web.Request) -> web.Response:
         """Metrics of a run."""
@@ -103,7 +108,7 @@ class Api:
         first, last = number(request, "from"), number(request, "to")
         series = self.intake.store.series(request.match_info["run"], metrics, points, first, last)
         if series is None:
-            return _unknown_run()
+            return unknown_run()
         # All of it is finite and short by itself: looking at each of many thousand numbers would be most of the work.
         found = {"run": request.match_info["run"], "offset": self.intake.store.position, "series": series}
         return body(request, msgspec.json.encode(found), "application/json")
@@ -112,9 +117,9 @@ class Api:
         """One list of a run."""
         view = self.intake.store.runs.get(request.match_info["run"])
         if view is None:
-            return _unknown_run()
+            return unknown_run()
         name = request.match_info["list"]
-        entries = view.listed(name)
+        entries = view.listed(name, time.time_ns())
         if entries is None:
             return problem(404, "There is no such list.")
         found = _searched(entries, request.query.get("search", ""))
@@ -124,13 +129,13 @@ class Api:
     async def checkpoints(self, request: web.Request) -> web.Response:
         """What is to become of the checkpoints of a run."""
         found = self.intake.store.checkpoints(request.match_info["run"])
-        return answer(request, found) if found else _unknown_run()
+        return answer(request, found) if found else unknown_run()
 
     async def export(self, request: web.Request) -> web.Response:
         """Series as a file."""
         view = self.intake.store.runs.get(request.match_info["run"])
         if view is None:
-            return _unknown_run()
+            return unknown_run()
         metrics = request.query.getall("metric", [])
         if len(metrics) > MAX_METRICS:
             return problem(400, f"At most {MAX_METRICS} metrics at once.")
@@ -139,19 +144,10 @@ class Api:
             return body(request, msgspec.json.encode({"run": view.run, "series": table}), "application/json", name=f"{view.run}.json")
         return body(request, as_csv(table), "text/csv; charset=utf-8", name=f"{view.run}.csv")
 
-    async def command(self, request: web.Request) -> web.Response:
-        """Ask a run for something, or retention for something with one of its checkpoints."""
-        refusal = security.refuse_change(security.role(self._config, request.headers, request.cookies), request.headers)
-        if refusal:
-            return problem(refusal.status, refusal.problem)
-        run = request.match_info["run"]
-        if run not in self.intake.store.runs:
-            return _unknown_run()
-        try:
-            sent = await steering.send(self.context, run, steering.read(await request.read()))
-        except steering.RefusedRequest as refused:
-            return problem(refused.status, str(refused))
-        return answer(request, sent, status=202)
+    async def step_times(self, request: web.Request) -> web.Response:
+        """How long the steps of a run took."""
+        view = self.intake.store.runs.get(request.match_info["run"])
+        return answer(request, view.step_times.stats()) if view else unknown_run()
 
     async def panel(self, request: web.Request) -> web.Response:
         """Rows of a declared panel."""
@@ -199,7 +195,7 @@ class Api:
     async def inbox_files(self, request: web.Request) -> web.Response:
         """Data files of a run."""
         view = self._chosen(request)
-        return answer(request, {"run": view.run if view else "", "files": view.listed("jobs") if view else []})
+        return answer(request, {"run": view.run if view else "", "files": view.listed("jobs", time.time_ns()) if view else []})
 
     async def inbox_samples(self, request: web.Request) -> web.Response:
         """Samples by data set."""
@@ -244,10 +240,6 @@ class Api:
         if name and name not in runs:
             raise web.HTTPNotFound(reason="No such run is known here.")
         return runs[name] if name else max(runs.values(), key=lambda run: (run.updated, run.run), default=None)
-
-
-def _unknown_run() -> web.Response:
-    return problem(404, "No such run is known here.")
 
 
 def _limit(request: web.Request) -> int:

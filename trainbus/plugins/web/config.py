@@ -18,15 +18,18 @@ class WebConfig(Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
     """Settings of the dashboard.
 
     Args:
-        bind: Address to listen on. Any but a loopback address needs a token.
+        bind: Address to listen on. On any but a loopback address a token is demanded.
         port: None takes 8420 or the next free one; 0 lets the system choose; a number is taken or refused.
         token: Who knows it may read. Empty: everybody who reaches the port (loopback only).
-        operator_token: Who knows it may also steer runs. Empty: with a ``token`` nobody may, without one everybody who reaches the port.
+        operator_token: Who knows it may also steer runs. Empty: with a ``token`` nobody may, without one everybody who reaches the port,
+            or, where that is no loopback address, who has the token that the dashboard then makes.
         steering: False takes the buttons away from everybody and refuses their requests.
         allowed_hosts: Further names under which browsers reach this server, as in their Host header, without port.
         points_per_series: Above it a series is thinned (minima and maxima stay), so that memory doesn't follow the run's length.
         runs: How many runs are kept in memory; of more, the ones that were silent longest are left out.
         samples: Samples kept for each run.
+        inbox: Folder for files that an operator drops onto the page. Empty: that of the trainer of this state directory.
+        upload_bytes: Largest such file; 0 takes none.
     """
 
     bind: str = "127.0.0.1"
@@ -38,6 +41,8 @@ class WebConfig(Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
     points_per_series: Annotated[int, Meta(ge=1_000, le=10_000_000)] = 200_000
     runs: Annotated[int, Meta(ge=1, le=10_000)] = 200
     samples: Annotated[int, Meta(ge=0, le=10_000)] = 100
+    inbox: str = ""
+    upload_bytes: Annotated[int, Meta(ge=0, le=10 * 1024**3)] = 1024**3
 
 
 def is_loopback(address: str) -> bool:
@@ -54,19 +59,11 @@ def check(config: WebConfig) -> None:
     """Refuse what is well-typed but unsafe.
 
     Raises:
-        ConfigError: The server would be open to the network without a token.
+        ConfigError: Every reader could steer.
     """
     if config.token and config.token == config.operator_token:
         raise ConfigError(
             "plugin.web.token and plugin.web.operator_token are the same, so that every reader could steer.",
             hint="Choose another operator_token, or leave out the token.",
             key="plugin.web.operator_token",
-        )
-    if not is_loopback(config.bind) and not config.token and not config.operator_token:
-        raise ConfigError(
-            f"plugin.web.bind is {config.bind!r}, which other machines can reach, and plugin.web.token is empty.",
-            hint='Set plugin.web.token to a long random text, or bind "127.0.0.1" and reach it by `ssh -L 8420:127.0.0.1:8420 HOST`.',
-            key="plugin.web.token",
-            found=config.bind,
-            allowed="a loopback address, or any address with a token",
         )

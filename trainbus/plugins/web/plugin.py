@@ -9,12 +9,13 @@ import msgspec
 from trainbus.bus import events
 from trainbus.errors import ConfigError
 from trainbus.hookspecs import Context, hookimpl
-from trainbus.plugins.web.config import WebConfig, check
+from trainbus.plugins.web.config import WebConfig, check, is_loopback
 from trainbus.plugins.web.discovery import installed_panels
 from trainbus.plugins.web.feed import Feed
 from trainbus.plugins.web.intake import Intake
 from trainbus.plugins.web.server import Server
 from trainbus.plugins.web.store import Store
+from trainbus.plugins.web.tokens import own_token, token_file
 
 PANELS_SECONDS = 10.0
 """Importing the installed plugins may take so long; the history is read without their panels then."""
@@ -41,12 +42,20 @@ class WebPlugin:
         if not isinstance(config, WebConfig):
             raise ConfigError("plugin.web has no settings.", hint="The host gives a plugin an instance of its config schema.")
         check(config)
+        open_to_others = not is_loopback(config.bind)
+        own = own_token(context.directory) if open_to_others and not config.token and not config.operator_token else ""
+        config = msgspec.structs.replace(config, operator_token=config.operator_token or own)
         store = Store(points=config.points_per_series, runs=config.runs, samples=config.samples)
         self.intake = Intake(store, Feed())
         self._server = Server(config, self.intake, context)
         self.url = await self._server.start()
         context.announce(url=self.url)
         context.logger.info("dashboard on %s", self.url)
+        if open_to_others:
+            code = self._server.links.make(config.operator_token or config.token)
+            context.logger.info("open it by this link, which works once, within the hour: %s?token=%s", self.url, code)
+        if own:
+            context.logger.info("its token, for further browsers, is in %s", token_file(context.directory))
         self._loading = asyncio.create_task(self._load(context))
 
     async def _load(self, context: Context) -> None:

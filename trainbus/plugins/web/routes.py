@@ -9,8 +9,11 @@ import msgspec
 
 from trainbus.plugins.web.answers import Accuracy
 from trainbus.plugins.web.checkpoint_board import CheckpointsStats
+from trainbus.plugins.web.dropping import Dropped
 from trainbus.plugins.web.machine_api import GpusStats, MemoryStats
+from trainbus.plugins.web.plugin_control import Look
 from trainbus.plugins.web.steering import Steer
+from trainbus.plugins.web.step_times import StepTimesStats
 from trainbus.version import __version__
 
 
@@ -18,11 +21,12 @@ class Route(msgspec.Struct, frozen=True):
     """One address.
 
     Args:
-        handler: The method of `trainbus.plugins.web.api.Api` that answers.
+        handler: The method that answers: of `trainbus.plugins.web.changes.Changes` when only an ``operator`` may ask, else of
+            `trainbus.plugins.web.api.Api`.
         query: Its parameters with what they mean.
         answers: The media type of the answer.
         schema: The shape of the answer, where it is fixed.
-        method: POST changes something: it needs the role operator.
+        takes: The media type of what is sent.
     """
 
     path: str
@@ -33,6 +37,8 @@ class Route(msgspec.Struct, frozen=True):
     schema: Any = None
     method: Literal["GET", "POST"] = "GET"
     body: Any = None
+    takes: str = "application/json"
+    operator: bool = False
 
 
 RUN_QUERY = ("run", "Id of a run; left out: the run that was heard of last.")
@@ -84,6 +90,37 @@ ROUTES = (
         "Ask a run for something, or with `plugin` retention to do something with one of its checkpoints; the answer names the command.",
         method="POST",
         body=Steer,
+        operator=True,
+    ),
+    Route("/api/runs/{run}/step_times", "step_times", "Histogram of the times that the steps of a run took.", schema=StepTimesStats),
+    Route("/api/plugins", "plugins", "Plugins that are installed where the supervisor runs.", schema=dict[str, Any], operator=True),
+    Route(
+        "/api/plugins/{plugin}/log",
+        "plugin_log",
+        "The last lines that a plugin printed.",
+        (("lines", "At most so many (up to 2,000, default 200)."),),
+        schema=dict[str, Any],
+        operator=True,
+    ),
+    Route(
+        "/api/plugins/{plugin}",
+        "plugin",
+        "Add, remove or restart a plugin; the answer tells how it stands then.",
+        schema=dict[str, Any],
+        method="POST",
+        body=Look,
+        operator=True,
+    ),
+    Route(
+        "/api/inbox",
+        "drop",
+        "Put a file into the trainer's inbox: its bytes are the body.",
+        (("name", "Its name; what could mislead is replaced."), ("priority", "high, normal or low.")),
+        schema=Dropped,
+        method="POST",
+        body=bytes,
+        takes="application/octet-stream",
+        operator=True,
     ),
     Route("/api/panels/{plugin}/{panel}", "panel", "Rows of a panel that a plugin declares, oldest first.", (("run", "Id of a run."),)),
     Route(
@@ -158,5 +195,6 @@ def _operation(route: Route, shapes: dict[str, Any]) -> dict[str, Any]:
         "responses": {good: {"description": "The answer.", "content": {route.answers: {"schema": shape}}}, "4XX": refusal},
     }
     if route.body is not None:
-        operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": shapes[str(route.body)]}}}
+        taken = {} if route.body is bytes else shapes[str(route.body)]
+        operation["requestBody"] = {"required": True, "content": {route.takes: {"schema": taken}}}
     return operation

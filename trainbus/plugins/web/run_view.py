@@ -11,10 +11,12 @@ from msgspec import structs
 from trainbus.bus import events
 from trainbus.plugins.web.answers import Answers
 from trainbus.plugins.web.checkpoint_board import CheckpointBoard, CheckpointRow
+from trainbus.plugins.web.queue_board import QueueBoard
 from trainbus.plugins.web.series import Series
+from trainbus.plugins.web.step_times import StepTimes
 
-COMMANDS, JOBS = 100, 1_000
-"""Commands and data files kept for a run."""
+COMMANDS = 100
+"""Commands kept for a run."""
 
 SPARK_POINTS = 48
 """Points of the small curve in the list of runs."""
@@ -72,7 +74,8 @@ class RunView:
         self.evals: deque[events.Eval] = deque(maxlen=EVALS)
         self.answers = Answers(samples)
         self.commands: dict[str, dict[str, Any]] = {}
-        self.jobs: dict[str, tuple[events.Job, int | None]] = {}
+        self.queue = QueueBoard()
+        self.step_times = StepTimes()
         self.versions: dict[str, int] = {}
         self._points = points
         self._pace: deque[tuple[int, int]] = deque(maxlen=RATE_STEPS)
@@ -107,7 +110,8 @@ class RunView:
             case events.CommandResult():
                 self._on_result(event)
             case events.Job():
-                self._on_job(event)
+                self.queue.apply(event, self.step)
+                self._changed("jobs")
             case events.Checkpoint():
                 self._on_checkpoint(event)
             case events.Alert():
@@ -169,19 +173,12 @@ class RunView:
             before |= {"state": event.state, "reason": event.reason, "result": event.result, "answered": event.time}
             self._changed("commands")
 
-    def _on_job(self, event: events.Job) -> None:
-        """A data file, with the step at which work on it began."""
-        key = event.id or event.file
-        begun = self.jobs[key][1] if key in self.jobs else None
-        _keep(self.jobs, key, (event, self.step or 0 if event.state == "processing" else begun), JOBS)
-        self._changed("jobs")
-
     def _changed(self, name: str) -> None:
         """Pages ask for a list again when its version has grown."""
         self.versions[name] = self.versions.get(name, 0) + 1
 
-    def listed(self, name: str) -> list[dict[str, Any]] | None:
-        """One of the run's lists, newest first; None for a list that doesn't exist."""
+    def listed(self, name: str, now: int) -> list[dict[str, Any]] | None:
+        """One of the run's lists, newest first, jobs as they came; None for a list that doesn't exist."""
         match name:
             case "alerts":
                 return [shown(alert) for alert in reversed(self.alerts.values())]
@@ -194,7 +191,7 @@ class RunView:
             case "commands":
                 return list(reversed(self.commands.values()))
             case "jobs":
-                return [shown(job) | {"step": step} for job, step in self.jobs.values()]
+                return self.queue.rows(now)
         return None
 
     def spark(self) -> list[float]:
@@ -262,6 +259,7 @@ class RunView:
         if self._pace and event.step > self._pace[-1][0] and event.time > self._pace[-1][1]:
             seconds = (event.time - self._pace[-1][1]) / 1e9
             self._add(STEPS_PER_SECOND, event.step, (event.step - self._pace[-1][0]) / seconds)
+            self.step_times.add(seconds / (event.step - self._pace[-1][0]))
         self._pace.append((event.step, event.time))
         if self.started:
             self._add(ELAPSED, event.step, (event.time - self.started) / 1e9)

@@ -74,15 +74,20 @@ def role(config: WebConfig, headers: Mapping[str, str], cookies: Mapping[str, st
     return "viewer" if config.token else "operator"
 
 
-def refuse_change(held: Role, headers: Mapping[str, str]) -> Refusal | None:
+def refuse_viewer(held: Role) -> Refusal | None:
+    """Why a request that only an operator may send is refused; None when it may pass."""
+    return None if held == "operator" else Refusal(403, "Only an operator may do that: open the page with the operator's token.")
+
+
+def refuse_change(held: Role, headers: Mapping[str, str], content_type: str = "application/json") -> Refusal | None:
     """Why a request that changes something is refused, beyond `refuse`; None when it may pass.
 
-    A form of another site can't send JSON without asking first, which is never granted.
+    A form of another site can send neither JSON nor plain bytes without asking first, which is never granted.
     """
-    if held != "operator":
-        return Refusal(403, "Only an operator may steer: open the page with the operator's token.")
-    if headers.get("Content-Type", "").partition(";")[0].strip().lower() != "application/json":
-        return Refusal(415, "Send JSON, with the header Content-Type: application/json.")
+    if refusal := refuse_viewer(held):
+        return refusal
+    if headers.get("Content-Type", "").partition(";")[0].strip().lower() != content_type:
+        return Refusal(415, f"Send it with the header Content-Type: {content_type}.")
     if headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin"):
         return Refusal(403, "Requests from other sites are refused.")
     return None

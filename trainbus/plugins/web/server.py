@@ -14,16 +14,22 @@ from trainbus.hookspecs import Context
 from trainbus.plugins.web import assets, security
 from trainbus.plugins.web.answering import problem
 from trainbus.plugins.web.api import Api
+from trainbus.plugins.web.changes import Changes
 from trainbus.plugins.web.config import DEFAULT_PORT, PORTS_TRIED, WebConfig
+from trainbus.plugins.web.dropping import Dropping
 from trainbus.plugins.web.intake import Intake
-from trainbus.plugins.web.routes import ROUTES
+from trainbus.plugins.web.routes import ROUTES, Route
 from trainbus.plugins.web.steering import LONGEST_BODY
+from trainbus.plugins.web.tokens import Links
 
 LASTING = "public, max-age=31536000, immutable"
 """For files whose name changes with their content."""
 
 STOP_SECONDS = 2.0
 """Requests that are being answered when the plugin ends have so long."""
+
+EVERYWHERE = ("0.0.0.0", "::")
+"""Addresses under which a server listens, but nobody reaches it."""
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -37,8 +43,11 @@ class Server:
 
     def __init__(self, config: WebConfig, intake: Intake, context: Context) -> None:
         self.config = config
-        self.api = Api(config, intake, context)
+        dropping = Dropping(config)
+        self.api = Api(config, intake, dropping, context)
+        self.changes = Changes(config, intake, dropping, context)
         self.assets = assets.load()
+        self.links = Links()
         self._runner: web.AppRunner | None = None
 
     async def start(self) -> str:
@@ -51,7 +60,7 @@ class Server:
         app = web.Application(middlewares=[self._guard], client_max_size=LONGEST_BODY)
         app.add_routes(
             [
-                *(web.route(route.method, route.path, getattr(self.api, route.handler)) for route in ROUTES),
+                *(web.route(route.method, route.path, self._handler(route)) for route in ROUTES),
                 web.get("/{path:.*}", self._asset),
             ]
         )
@@ -59,7 +68,13 @@ class Server:
         await self._runner.setup()
         await web.SockSite(self._runner, listening).start()
         host, port = listening.getsockname()[:2]
+        if host in EVERYWHERE:
+            host = socket.gethostname()
         return f"http://{f'[{host}]' if ':' in host else host}:{port}/"
+
+    def _handler(self, route: Route) -> Handler:
+        handler: Handler = getattr(self.changes if route.operator else self.api, route.handler)
+        return handler
 
     async def stop(self) -> None:
         """Close all connections and the port."""
@@ -76,8 +91,10 @@ class Server:
         refusal = security.refuse(self.config, request.headers, request.cookies)
         offered = request.query.get("token")
         # Also for somebody who may read already: the operator's link makes an operator of a viewer.
-        if offered is not None and (refusal is None or refusal.status == 401) and security.known(self.config, offered):
-            return _remember(request, offered)
+        if offered is not None and (refusal is None or refusal.status == 401):
+            token = offered if security.known(self.config, offered) else self.links.redeem(offered)
+            if token is not None:
+                return _remember(request, token)
         try:
             response = problem(refusal.status, refusal.problem) if refusal else await handler(request)
         except web.HTTPException as error:

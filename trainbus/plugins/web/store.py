@@ -94,7 +94,7 @@ class Store:
     def detail(self, run: str, now: int) -> dict[str, Any] | None:
         """All that is known of one run but its series and flagged samples; None for a run that is not known."""
         known = self.heading(run, now)
-        return known and known | {name: self.runs[run].listed(name) for name in LISTS}
+        return known and known | {name: self.runs[run].listed(name, now) for name in LISTS}
 
     def heading(self, run: str, now: int) -> dict[str, Any] | None:
         """A run without its lists; ``versions`` tells which of them have changed."""
@@ -108,6 +108,7 @@ class Store:
             "broken_metrics": view.broken_metrics(),
             "best": {"step": best[0], "loss": best[1]} if best else None,
             "accuracy": msgspec.to_builtins(view.answers.figures()),
+            "queue": msgspec.to_builtins(view.queue.forecast(now)),
             "versions": dict(view.versions),
         }
 

@@ -15,7 +15,7 @@ import msgspec
 
 from trainbus.bus import events
 from trainbus.bus.facts import default_run_id
-from trainbus.bus.home import home, private_directory
+from trainbus.bus.home import home, private_directory, write_inbox
 from trainbus.bus.publisher import Publisher
 from trainbus.errors import ConfigError
 from trainbus.trainer_node import checkpoints
@@ -114,6 +114,7 @@ class Daemon:
             self._hold_locks(stack)
             self._queue = stack.enter_context(Queue(queue_file(self._root)))
             self._intake = Intake(Path(self._config.inbox), self._queue, settle=self._config.settle_seconds)
+            write_inbox(self._intake.folder, self._root)
             publisher = Publisher(self._run, name="inbox", owner=True, root=self._root, on_command=self._happened.put)
             stack.callback(publisher.close)
             self._account = Account(publisher, self._config.name)

@@ -1,7 +1,7 @@
 // The loss with everything that happened on its way, and the small curves beside it.
 
 import { useMemo } from "preact/hooks";
-import { Chart, savePicture, type Curve, type Mark } from "../chart";
+import { Chart, saveDrawing, savePicture, type Curve, type Mark } from "../chart";
 import { book, logarithmic, range, smoothing, useList, useRun, view, zoom } from "../model";
 import { number } from "../format";
 import { useValue } from "../observable";
@@ -45,6 +45,9 @@ export function Tools({ id, name, metrics }: { id: string; name: string; metrics
         <button type="button" onClick={() => savePicture(`chart-${id}`, `${run?.run ?? "run"}-${name}`)}>
           Save PNG
         </button>
+        <button type="button" onClick={() => saveDrawing(`chart-${id}`, `${run?.run ?? "run"}-${name}`)}>
+          Save SVG
+        </button>
         <a href={file("csv")} download>
           Save CSV
         </a>
@@ -78,8 +81,7 @@ export function LossPanel() {
       found.push({ kind: "checkpoint", x: checkpoint.step, text: `checkpoint ${checkpoint.state}`, faint: checkpoint.state === "deleted" });
     }
     for (const job of jobs ?? []) {
-      const step = (job as Job & { step?: number | null }).step;
-      if (step) found.push({ kind: "border", x: step, text: job.file });
+      if (job.step) found.push({ kind: "border", x: job.step, text: job.file });
     }
     const results = (evals ?? []).filter((result) => lossOf(result) !== null).sort((a, b) => a.step - b.step);
     for (const result of results) found.push({ kind: "eval", x: result.step, y: lossOf(result) as number, text: `${result.dataset || "validation"} loss ${number(lossOf(result))}` });
@@ -90,8 +92,12 @@ export function LossPanel() {
     return [found, line];
   }, [alerts, checkpoints, evals, jobs, best?.step, best?.loss]);
   const curves: Curve[] = [{ ...curveOf(series, "loss"), smoothing: weight > 0 ? weight : undefined, colour: "--accent" }];
-  const inside = [...validation].filter(([step]) => !range() || (step >= (range() as [number, number])[0] && step <= (range() as [number, number])[1]));
-  if (inside.length > 1) curves.push({ name: "validation", x: inside.map(([step]) => step), y: inside.map(([, value]) => value), colour: "--second", dash: [6, 4] });
+  const [first, last] = range() ?? [-Infinity, Infinity];
+  const line = useMemo(() => {
+    const inside = [...validation].filter(([step]) => step >= first && step <= last);
+    return { x: inside.map(([step]) => step), y: inside.map(([, value]) => value) };
+  }, [validation, first, last]);
+  if (line.x.length > 1) curves.push({ name: "validation", ...line, colour: "--second", dash: [6, 4] });
   const kinds: [string, string, string, boolean][] = [
     ["alert", "▼", "alerts", marks.some((mark) => mark.kind === "alert")],
     ["checkpoint", "◆", "checkpoints", marks.some((mark) => mark.kind === "checkpoint")],

@@ -1,7 +1,7 @@
 // Runs laid over each other by step, time, examples or tokens, and what their configurations differ in.
 
-import { useState } from "preact/hooks";
-import { COLOURS, Chart, savePicture, smooth, type Curve } from "../chart";
+import { useMemo, useState } from "preact/hooks";
+import { COLOURS, Chart, saveDrawing, savePicture, smooth, type Curve } from "../chart";
 import { go, smoothing, state, toggleCompared, useResource, view } from "../model";
 import { duration, number, short } from "../format";
 import { useValue } from "../observable";
@@ -75,11 +75,12 @@ export function ComparePanel() {
   const names = [...new Set(runs.flatMap((run) => run.series))].sort();
   const moved = runs.map((run) => Math.floor((run.step ?? 0) / 20)).join();
   const { series, problem } = useForeign(runs.map((run) => run.run), axis === "step" ? [metric] : [metric, axis], 800, moved);
-  const curves: Curve[] = runs.map((run, index) => {
+  const ids = runs.map((run) => run.run).join("\n");
+  const curves = useMemo(() => runs.map((run, index): Curve => {
     const [values, positions] = series.get(run.run) ?? [];
     const y = values ? (weight > 0 ? smooth(values.values, weight) : values.values) : [];
     return { name: run.run, x: axis === "step" ? (values?.steps ?? []) : placed(values?.steps ?? [], positions), y, colour: COLOURS[index % COLOURS.length] };
-  });
+  }), [series, axis, weight, ids]);
   return (
     <Panel
       id="compare"
@@ -111,6 +112,9 @@ export function ComparePanel() {
           </label>
           <button type="button" class="quiet small" onClick={() => savePicture("chart-compare", `compare-${metric}`)}>
             Save PNG
+          </button>
+          <button type="button" class="quiet small" onClick={() => saveDrawing("chart-compare", `compare-${metric}`)}>
+            Save SVG
           </button>
           <button type="button" class="quiet small" onClick={() => go({ compare: [] })}>
             Close

@@ -1,10 +1,11 @@
 // The live tail of all events, searchable, and held still on demand.
 
 import { useState } from "preact/hooks";
-import { tail, useRun } from "../model";
+import { tail } from "../model";
 import { clock } from "../format";
 import { useValue } from "../observable";
 import { Nothing, Panel } from "../panel";
+import { useQueued } from "./queue";
 import type { BusEvent } from "../types";
 
 const SHOWN = 200;
@@ -24,7 +25,7 @@ const matches = (event: BusEvent, wanted: string) => `${event.kind} ${event.run}
 
 export function EventsPanel() {
   const live = useValue(tail);
-  const queued = useRun()?.versions.jobs;
+  const queued = useQueued();
   const [filter, setFilter] = useState("");
   const [held, setHeld] = useState<readonly BusEvent[] | null>(null);
   const events = held ?? live;
@@ -34,7 +35,7 @@ export function EventsPanel() {
     <Panel
       id="events"
       title="Events"
-      span={queued ? "half" : "full"}
+      span={queued ? "full" : "wide"}
       count={held ? "held" : ""}
       tools={
         <>

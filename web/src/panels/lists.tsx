@@ -1,14 +1,14 @@
-// Alerts, evaluations, the queue, plugins.
+// Alerts and evaluations.
 
-import { useState } from "preact/hooks";
+import { useMemo, useState } from "preact/hooks";
 import { Chart } from "../chart";
 import { book, state, useList, useRun } from "../model";
-import { bytes, clock, duration, number } from "../format";
+import { clock, duration, number } from "../format";
 import { useValue } from "../observable";
-import { Nothing, Panel, Pill, TONES, Table, Waiting, staleOf } from "../panel";
+import { Panel, Table, Waiting, staleOf } from "../panel";
 import { useForeign } from "../series";
 import { curveOf } from "./charts";
-import type { Alert, Evaluation, Job } from "../types";
+import type { Alert, Evaluation } from "../types";
 
 const SYMBOLS = { critical: "!", warning: "!", info: "i" };
 
@@ -97,12 +97,11 @@ export function EvalsPanel() {
   const [chosen, setChosen] = useState("");
   const names = [...new Set(entries.flatMap((entry) => Object.keys(entry.metrics)))];
   const metric = names.includes(chosen) ? chosen : (names.find((name) => !name.includes("loss")) ?? names[0] ?? "");
-  const sets = [...new Set(entries.map((entry) => entry.dataset))];
-  const curves = sets.map((set) => {
+  const curves = useMemo(() => [...new Set(entries.map((entry) => entry.dataset))].map((set) => {
     const points = new Map(entries.filter((entry) => entry.dataset === set && metric in entry.metrics).map((entry) => [entry.step, entry.metrics[metric]]));
     const steps = [...points.keys()].sort((a, b) => a - b);
     return { name: set || "live model", x: steps, y: steps.map((step) => points.get(step) ?? null) };
-  });
+  }), [resource.data, metric]);
   return (
     <Panel
       id="evals"
@@ -142,59 +141,6 @@ export function EvalsPanel() {
             }))}
           />
         ) : null}
-      </div>
-    </Panel>
-  );
-}
-
-export function QueuePanel() {
-  const resource = useList<Job>("jobs");
-  const entries = resource.data?.entries ?? [];
-  const counts = new Map<string, number>();
-  for (const job of entries) counts.set(job.state, (counts.get(job.state) ?? 0) + 1);
-  if (!entries.length) return null;
-  return (
-    <Panel id="queue" title="Queue" span="half" count={[...counts].map(([name, count]) => `${count} ${name}`).join(", ")} stale={staleOf(resource)}>
-      <div id="queue">
-        <Table
-          label="Queue"
-          columns={[["File", "grow"], ["State"], ["Priority"], ["Size", "num"], ["Examples", "num"], ["Why"]]}
-          rows={entries.map((job) => ({
-            key: job.id || job.file,
-            faint: job.state === "completed" || job.state === "skipped",
-            cells: [<span title={job.file}>{job.file.split("/").at(-1)}</span>, <Pill text={job.state} tone={TONES[job.state]} />, job.priority, bytes(job.bytes), number(job.examples), job.reason || "–"],
-          }))}
-        />
-      </div>
-    </Panel>
-  );
-}
-
-export function PluginsPanel() {
-  const plugins = useValue(state, (value) => value?.plugins) ?? [];
-  const bad = plugins.filter((plugin) => plugin.state === "failed" || plugin.state === "stuck").length;
-  return (
-    <Panel id="plugins" title="Plugins" span="wide" count={plugins.length ? (bad ? `${bad} of ${plugins.length} in trouble` : `${plugins.length}, all well`) : ""}>
-      <div id="plugins">
-        {plugins.length ? (
-          <Table
-            label="Plugins"
-            columns={[["Plugin"], ["State"], ["Lag", "num"], ["Restarts", "num"], ["Dead letters", "num"], ["Error", "grow"]]}
-            rows={plugins.map((plugin) => ({
-              key: plugin.name,
-              cells: [
-                <span title={[plugin.version, plugin.host, `since ${clock(plugin.time)}`].filter(Boolean).join(" · ")}>{plugin.name}</span>,
-                <Pill text={plugin.state} tone={TONES[plugin.state]} />,
-                number(plugin.lag),
-                number(plugin.restarts),
-                number(plugin.dead_letters),
-                <span class={plugin.error ? "bad" : ""}>{plugin.error || "–"}</span>,
-              ],
-            }))}
-          />
-        ) : (
-          <Nothing>No plugin has reported yet.</Nothing>
-        )}
       </div>
     </Panel>
   );

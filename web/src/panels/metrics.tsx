@@ -1,8 +1,8 @@
 // Any metric by name: grouped, searched, pinned; two of them on one chart.
 
-import { useState } from "preact/hooks";
-import { Chart } from "../chart";
-import { book, pinned, useRun, zoom } from "../model";
+import { useMemo, useState } from "preact/hooks";
+import { Chart, slope } from "../chart";
+import { book, pinned, smoothing, useRun, zoom } from "../model";
 import { number } from "../format";
 import { useValue } from "../observable";
 import { Nothing, Panel } from "../panel";
@@ -17,35 +17,50 @@ export function groupOf(metric: string, all: string[]): string {
   return all.filter((other) => other.split(/[_.]/)[0] === word).length > 1 ? word : "other";
 }
 
-// A pin is one metric, or two that share a chart: "loss + grad_norm".
+// A pin is one metric, two that share a chart ("loss + grad_norm"), or the slope of one ("Δ loss").
 const SEPARATOR = " + ";
+const SLOPE = "Δ ";
 
-function pin(entry: string): void {
-  pinned.value = pinned.value.includes(entry) ? pinned.value.filter((other) => other !== entry) : [...pinned.value, entry].slice(-12);
+const metricsOf = (entry: string): string[] => (entry.startsWith(SLOPE) ? [entry.slice(SLOPE.length)] : entry.split(SEPARATOR));
+
+// Pin or unpin a chart, or put another in its place.
+function pin(entry: string, instead?: string): void {
+  const others = pinned.value.filter((other) => other !== instead);
+  if (instead) pinned.value = others.map((other) => (other === entry ? instead : other));
+  else pinned.value = others.includes(entry) ? others.filter((other) => other !== entry) : [...others, entry].slice(-12);
 }
 
 function Pinned({ entry, index }: { entry: string; index: number }) {
-  const [first, second = ""] = entry.split(SEPARATOR);
+  const [first, second = ""] = metricsOf(entry);
+  const sloped = entry.startsWith(SLOPE);
+  const weight = useValue(smoothing);
   const a = useSeries(book, first);
   const b = useSeries(book, second);
   const id = `pin-${index}`;
-  const curves = [{ ...curveOf(a, first), colour: "--accent" }, ...(second ? [{ ...curveOf(b, second), colour: "--second", axis: "right" as const }] : [])];
+  const plain = { ...curveOf(a, first), colour: "--accent" };
+  const risen = useMemo(() => (sloped ? slope({ ...plain, name: `slope of ${first}` }, weight) : plain), [sloped, weight, a, a?.steps.length]);
+  const curves = [sloped ? risen : plain, ...(second ? [{ ...curveOf(b, second), colour: "--second", axis: "right" as const }] : [])];
   return (
     <div class="pinned" id={`panel-${id}`}>
       <div class="head">
         <h3>
           <span>
-            <span class="accent">{first}</span>
+            <span class="accent">{sloped ? `slope of ${first}, each step` : first}</span>
             {second ? <span class="second"> + {second} (right)</span> : null}
           </span>
         </h3>
         <div class="spacer" />
+        {second ? null : (
+          <button type="button" class="quiet small" aria-pressed={sloped} title="How fast it rises or falls, smoothed, for each step" onClick={() => pin(entry, sloped ? first : SLOPE + first)}>
+            Slope
+          </button>
+        )}
         <Tools id={id} name={entry} metrics={second ? [first, second] : [first]} />
         <button type="button" class="quiet small" aria-label={`Unpin ${entry}`} onClick={() => pin(entry)}>
           ✕
         </button>
       </div>
-      <Chart id={`chart-${id}`} label={entry} curves={curves} small sync="run" onZoom={zoom} />
+      <Chart id={`chart-${id}`} label={sloped ? `slope of ${first}` : entry} curves={curves} small sync="run" onZoom={zoom} />
     </div>
   );
 }
@@ -62,7 +77,7 @@ export function MetricsPanel() {
     const group = groupOf(metric, all);
     groups.set(group, [...(groups.get(group) ?? []), metric]);
   }
-  const here = pins.filter((entry) => entry.split(SEPARATOR).some((metric) => all.includes(metric)));
+  const here = pins.filter((entry) => metricsOf(entry).some((metric) => all.includes(metric)));
   return (
     <Panel
       id="metrics"

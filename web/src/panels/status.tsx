@@ -21,6 +21,7 @@ const ACTIONS: Action[] = [
   { verb: "resume", text: "Resume", confirm: "" },
   { verb: "save", text: "Save", confirm: "" },
   { verb: "evaluate", text: "Evaluate", confirm: "" },
+  { verb: "skip", text: "Skip file …", confirm: "Work on the present data file ends with a checkpoint; the file waits behind all others. A run without an inbox refuses." },
   { verb: "set", text: "Learning rate …", confirm: "The schedule goes on in proportion to the new value." },
   { verb: "stop", text: "Stop …", confirm: "The run saves a checkpoint and ends. It can be started again from there, but not from here." },
 ];
@@ -99,7 +100,7 @@ function Steering({ run }: { run: RunDetail }) {
   };
   return (
     <div class="steering" role="group" aria-label="Steer this run">
-      {ACTIONS.map((action) => (
+      {ACTIONS.filter((action) => action.verb !== "skip" || run.versions.jobs).map((action) => (
         <button type="button" class={`quiet ${action.verb === "stop" ? "danger" : ""}`} data-verb={action.verb} key={action.verb} onClick={() => choose(action)}>
           {action.text}
         </button>
