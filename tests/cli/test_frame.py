@@ -66,7 +66,7 @@ def test_version_is_the_packages():
 def test_an_unknown_command_is_answered_with_the_nearest(capsys):
     """A typing mistake costs one look."""
     assert app.run(["tial"]) == 2
-    assert "Did you mean `tail`?" in capsys.readouterr().err
+    assert "Did you mean `tail`" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("error", [one for one in vars(errors).values() if isinstance(one, type) and issubclass(one, errors.TrainbusError)])

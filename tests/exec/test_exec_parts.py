@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -14,7 +13,7 @@ from trainbus.bus import joining
 from trainbus.bus.config import BusConfig
 from trainbus.bus.joining import Entry, Ledger, join
 from trainbus.launch.account import Account
-from trainbus.launch.keeping import KeptOutput, Lines
+from trainbus.launch.keeping import Lines
 from trainbus.launch.signals import Ended
 from trainbus.launch.verdict import judge
 from trainbus.loggers.sorting import sort
@@ -113,27 +112,6 @@ def test_a_run_that_was_stopped_by_command_is_stopped_though_the_script_succeeds
     told.end(ended, judge(ended, [], None, []), [], trainbus_home / "log")
     (event,) = published("run_ended")
     assert (event.outcome, event.reason, event.exit_code) == ("stopped", "enough", 0)
-
-
-def test_kept_output_is_rotated_and_bounded(tmp_path):
-    """Byte for byte over all files; the oldest is dropped."""
-    kept = KeptOutput(tmp_path / "logs" / "r.log", size=100, files=3)
-    chunks = [bytes([number]) * 40 for number in range(10)]
-    for chunk in chunks:
-        kept.write(chunk)
-    kept.close()
-    files = [tmp_path / "logs" / name for name in ("r.log.2", "r.log.1", "r.log")]
-    assert sorted(files) == sorted((tmp_path / "logs").iterdir())
-    assert b"".join(file.read_bytes() for file in files) == b"".join(chunks[4:])
-    assert kept.errors == 0
-
-
-def test_a_full_disk_costs_the_kept_output_and_nothing_else():
-    """It is counted."""
-    kept = KeptOutput(Path("/dev/full"), size=100, files=2)
-    kept.write(b"words")
-    assert kept.errors == 1
-    kept.close()
 
 
 def test_last_lines_are_without_colours_and_wiped_out_bars():

@@ -55,7 +55,10 @@ class BusConfig(Struct, kw_only=True, forbid_unknown_fields=True):
     )
     stop_timeout: Annotated[Seconds, Meta(description="Time that a plugin has to end by itself before it is killed.")] = 10.0
     log_bytes: Annotated[Bytes, Meta(description="Size at which a kept log is rotated.")] = 10 * 1024 * 1024
-    log_files: Annotated[Count, Meta(description="Rotated logs that are kept.")] = 5
+    log_files: Annotated[Count, Meta(description="Files of one log, the one that is being written included.")] = 5
+    logs_bytes: Annotated[
+        Bytes, Meta(description="Size of all kept logs together; beyond it the oldest that nobody writes to are deleted.")
+    ] = 1024 * 1024 * 1024
 
 
 class Config(Struct, kw_only=True, forbid_unknown_fields=True):

@@ -503,12 +503,13 @@ def decode(body: bytes | memoryview, offset: int = -1) -> AnyEvent:
 
 
 def _decode(body: bytes | memoryview) -> AnyEvent:
+    event: AnyEvent
     try:
-        return _decoder.decode(body)
+        event = _decoder.decode(body)
     except msgspec.ValidationError:
         raw = msgspec.msgpack.decode(body)
         if not isinstance(raw, dict) or not isinstance(raw.get("kind"), str) or raw["kind"] in BY_KIND:
             raise
         event = msgspec.convert(raw, Other)
         event.fields = {key: value for key, value in raw.items() if key not in Envelope.__struct_fields__}
-        return event
+    return event

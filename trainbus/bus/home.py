@@ -7,6 +7,7 @@ HOME/plugins/NAME/       a plugin's own directory
 HOME/logs/NAME.log       kept output of broker, supervisor and plugins
 HOME/logs/exec/RUN.log   kept output of commands under `trainbus exec`
 HOME/trainer/inbox       path of the folder that the trainer takes files from
+HOME/backups/            copies of the journal (`trainbus journal backup`)
 HOME/keys/               keys of the broker and its clients (0700, files 0600), and tokens of other machines' buses
 """
 

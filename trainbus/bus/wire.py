@@ -488,9 +488,10 @@ def decode_message(frame: bytes) -> AnyMessage:
         msgspec.DecodeError: The bytes are no message (``ValidationError`` is a subclass), whatever is wrong with them.
     """
     try:
-        return _message_decoder.decode(frame)
+        message: AnyMessage = _message_decoder.decode(frame)
     except (UnicodeDecodeError, RecursionError) as error:
         raise msgspec.DecodeError(str(error)) from error
+    return message
 
 
 def topic(kind: str, run: str) -> str:

@@ -44,14 +44,22 @@ POLL = 0.05
 @click.option("--plugins", metavar="A,B", help="Run these plugins instead of those that the configuration lists. '' for none.")
 @click.option("--bind", metavar="ADDRESS", help="Listen on this address of the machine, as bus.bind does. Needs keys: see `trainbus keys`.")
 @click.option("--detach", "-d", is_flag=True, help="Go on in the background; returns when broker and plugins are up.")
+@click.option("--quiet", "-q", is_flag=True, help="Don't show the output of broker and plugins; `trainbus logs` does.")
 @click.option("--timeout", default=60.0, show_default=True, help="Seconds that --detach waits.")
 @json_option
 def command(
-    config_path: Path | None, overrides: tuple[str, ...], plugins: str | None, bind: str | None, detach: bool, timeout: float, as_json: bool
+    config_path: Path | None,
+    overrides: tuple[str, ...],
+    plugins: str | None,
+    bind: str | None,
+    detach: bool,
+    quiet: bool,
+    timeout: float,
+    as_json: bool,
 ) -> int | None:
     """Start the broker and the enabled plugins.
 
-    In the foreground their output is shown with a prefix, and Ctrl-C stops everything in order. It is also kept in HOME/logs.
+    In the foreground their output is shown with a prefix, and Ctrl-C stops everything in order. It is also kept: see `trainbus logs`.
     """
     root = home()
     if os.environ.pop(VARIABLE, None):
@@ -76,7 +84,7 @@ def command(
         return _detach(root, timeout, as_json)
     console = stdout() if not as_json else stderr()
     _banner(console, root, config, file)
-    run_supervisor(config, root, source=source, console=console)
+    run_supervisor(config, root, source=source, console=None if quiet else console)
     return None
 
 
@@ -93,7 +101,8 @@ def _detach(root: Path, timeout: float, as_json: bool) -> int:
 
     A new process and not a double fork: nothing of this one (threads, sockets, the terminal) is left in it.
     """
-    arguments = [argument for argument in sys.argv[1:] if argument not in ("--detach", "-d")]
+    # Quiet: its output is a file, which nobody rotates; what the children print is in their own logs.
+    arguments = [*(argument for argument in sys.argv[1:] if argument not in ("--detach", "-d")), "--quiet"]
     log = private_directory(root / "logs") / "up.log"
     with log.open("wb") as output:
         process = _start(arguments, output)

@@ -17,12 +17,13 @@ from pathlib import Path
 from msgspec import Struct
 
 from trainbus.bus.config import BusConfig
+from trainbus.bus.hosting.rotation import RotatingFile
 from trainbus.bus.joining import Ledger
 from trainbus.launch import leftovers
 from trainbus.launch.account import Account
 from trainbus.launch.child import Child, Stream, start
 from trainbus.launch.environment import supervised
-from trainbus.launch.keeping import KeptOutput, Lines
+from trainbus.launch.keeping import Lines
 from trainbus.launch.reading import OutputReader
 from trainbus.launch.resources import Resources
 from trainbus.launch.signals import Ended, Sent, Signals, block
@@ -89,7 +90,7 @@ class Supervisor:
         self._command, self._run, self._name, self._root, self._cwd = command, run, name, root, cwd
         self._inject, self._leave, self._settings = inject, leave, settings
         self._environment = environment
-        self._kept = KeptOutput(root / "logs" / "exec" / f"{run}.log", settings.log_bytes, settings.log_files)
+        self._kept = RotatingFile(root / "logs" / "exec" / f"{run}.log", settings.log_bytes, settings.log_files)
         self._lines = Lines()
         self._reader = OutputReader([*patterns, *BUILT_IN])
         self._ended: Ended | None = None

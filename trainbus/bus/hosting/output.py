@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
-import logging.handlers
-import os
 import time
 from collections import deque
 from pathlib import Path
@@ -14,12 +11,14 @@ from rich.console import Console
 from rich.text import Text
 
 from trainbus.bus.home import private_directory
+from trainbus.bus.hosting.kept import last_lines
+from trainbus.bus.hosting.rotation import RotatingFile
 
 MAX_LINE_BYTES = 16 * 1024
 """A longer line (a progress bar without end, binary by mistake) is cut into several: memory stays bounded."""
 
 TAIL_BYTES = 256 * 1024
-"""Of a kept log so much is looked at for its last lines, and so much of an answer fits through the bus."""
+"""So much of a kept log's last lines fits through the bus in one answer."""
 
 LAST_LINES = 20
 """Lines that are remembered, to tell why a child died."""
@@ -48,43 +47,38 @@ class LineSplitter:
 
 
 class KeptLog:
-    """``logs/NAME.log``: at most ``files`` files of ``size`` bytes. A full disk is counted, and stops nobody."""
+    """``logs/NAME.log``: lines with their times in a `RotatingFile`."""
 
     def __init__(self, path: Path, size: int, files: int) -> None:
         private_directory(path.parent)
-        self.errors = 0
-        self._handler = _Handler(self, path, size, files)
+        self._file = RotatingFile(path, size, files)
+
+    @property
+    def errors(self) -> int:
+        """Lines that could not be written."""
+        return self._file.errors
 
     def write(self, line: str) -> None:
         """Append one line with its time."""
         now = time.time()
         stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(now)) + f".{int(now * 1000) % 1000:03d}"
-        self._handler.emit(logging.makeLogRecord({"msg": f"{stamp} {line}"}))
+        self._file.write(f"{stamp} {line}\n".encode("utf-8", "replace"))
 
     def tail(self, lines: int) -> list[str]:
-        """The last ``lines`` lines of the newest file, as far as `TAIL_BYTES` reach; none when it can't be read."""
+        """The last ``lines`` lines, as far as `TAIL_BYTES` reach; none when they can't be read."""
         try:
-            with Path(self._handler.baseFilename).open("rb") as file:
-                begin = max(0, file.seek(0, os.SEEK_END) - TAIL_BYTES)
-                file.seek(begin)
-                found = file.read(TAIL_BYTES).decode("utf-8", "replace").splitlines()
+            found, newest = last_lines(self._file.path, max(0, lines))
         except OSError:
             return []
-        return found[1 if begin else 0 :][-lines:] if lines > 0 else []
+        if newest is not None:
+            newest.close()
+        while sum(map(len, found)) > TAIL_BYTES:
+            del found[: len(found) // 2 + 1]
+        return [line.decode("utf-8", "replace").rstrip("\n") for line in found]
 
     def close(self) -> None:
         """Close the file."""
-        self._handler.close()
-
-
-class _Handler(logging.handlers.RotatingFileHandler):
-    def __init__(self, owner: KeptLog, path: Path, size: int, files: int) -> None:
-        # A backup count of 0 would never rotate at all.
-        super().__init__(path, maxBytes=size, backupCount=max(1, files - 1), encoding="utf-8", errors="replace", delay=True)
-        self._owner = owner
-
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the standard library's name
-        self._owner.errors += 1
+        self._file.close()
 
 
 class Output:
@@ -130,7 +124,7 @@ class Output:
         self.last.append(line)
         self._log.write(line)
         if self._console is not None:
-            # Of a detached supervisor this is a file, and its disk may be full: a line is lost then. If an error got out of here, nobody
+            # It may be a file on a full disk: a line is lost then. If an error got out of here, nobody
             # would read this child's output any more, and the child would hang in its next print.
             with contextlib.suppress(OSError):
                 # Text and not markup: a plugin may print brackets; from_ansi keeps the child's own colours.

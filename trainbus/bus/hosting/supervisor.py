@@ -31,6 +31,7 @@ from trainbus.bus.hosting.enabled import disable, enable
 from trainbus.bus.hosting.instance import InstanceLock, Running, write_running
 from trainbus.bus.hosting.member import BrokerMember, Member, PluginMember
 from trainbus.bus.hosting.output import COLOURS, KeptLog, Output
+from trainbus.bus.hosting.upkeep import tidy
 from trainbus.bus.publisher import Publisher
 from trainbus.errors import ConfigError, JournalError, PluginError, RefusedError, TrainbusError
 
@@ -39,6 +40,9 @@ TICK = 0.5
 
 DRAIN_SECONDS = 5.0
 """Between looks for spools whose owner died."""
+
+TIDY_SECONDS = 3600.0
+"""Between looks for logs beyond their bounds and for leftovers."""
 
 SETTLE = 7.0
 """Seconds that the answer to `add` or `restart` waits for the plugin to load; below the 10 s that a caller waits."""
@@ -96,7 +100,7 @@ class Supervisor:
         for name in self._config.plugins:
             self._add(name)
         self._write()
-        beside = [asyncio.create_task(work) for work in (self._control.serve(), self._tick(), self._drain())]
+        beside = [asyncio.create_task(work) for work in (self._control.serve(), self._tick(), self._drain(), self._tidy())]
         try:
             await self._until_stopped()
         finally:
@@ -289,6 +293,18 @@ class Supervisor:
                     self._own.say(sentence)
             told = said
             await asyncio.sleep(DRAIN_SECONDS)
+
+    async def _tidy(self) -> None:
+        """Keep the home directory within its bounds, at the start and each hour."""
+        while True:
+            try:
+                removed = await asyncio.to_thread(tidy, self._root, self._config.bus)
+            except OSError as error:
+                self._own.say(f"the home directory could not be looked through: {error}")
+            else:
+                for one in removed:
+                    self._own.say(f"deleted {one.path} ({one.bytes} bytes): {one.reason}")
+            await asyncio.sleep(TIDY_SECONDS)
 
     def _changed(self, member: Member) -> None:
         """A member changed its state: told on the terminal, on the bus and in the account."""
