@@ -33,6 +33,11 @@ class Account:
         self._idle: str | None = None
         self._crashes = 0
 
+    @property
+    def run(self) -> str:
+        """The run's id."""
+        return self._publisher.run
+
     def begin(self, config: Mapping[str, Any], *, resumed: bool, step: int | None) -> None:
         """The daemon has started."""
         self._publisher.publish(

@@ -18,7 +18,7 @@ from trainbus.bus.facts import default_run_id
 from trainbus.bus.home import home, private_directory
 from trainbus.bus.publisher import Publisher
 from trainbus.errors import ConfigError
-from trainbus.trainer_node import checkpoints
+from trainbus.trainer_node import checkpoints, records
 from trainbus.trainer_node.config import TrainerConfig
 from trainbus.trainer_node.inbox import messages
 from trainbus.trainer_node.inbox.account import Account
@@ -122,7 +122,9 @@ class Daemon:
             self._desk = Desk(
                 self._queue, self._intake, self._account.answer, changed=self._tell, stop=self._stop, newest=self._newest_checkpoint
             )  # fmt: skip
-            self._ending = Ending(self._queue, self._intake, self._account, self._config, self._tell)
+            self._ending = Ending(
+                self._queue, self._intake, self._account, self._config, self._tell, lambda record: records.append(record, self._root)
+            )
             for number in (signal.SIGINT, signal.SIGTERM):
                 stack.callback(signal.signal, number, signal.signal(number, self._on_signal))
             self._begin()
