@@ -29,6 +29,7 @@ from trainbus.cli.app import cli
 from trainbus.cli.lazy import GROUPS, LAZY
 from trainbus.plugins.anomaly.catalogue import ALL_RULES, RulesConfig
 from trainbus.plugins.sinks import config as sinks
+from trainbus.plugins.status_file.config import StatusFileConfig
 from trainbus.plugins.watch.config import FileConfig, WatchConfig
 from trainbus.testing.recordings import RECORDED, recorded
 from trainbus.trainer_node.config import TrainerConfig
@@ -46,6 +47,7 @@ DESCRIBED: dict[str, type[msgspec.Struct]] = {
     "trackio": sinks.TrackioConfig,
     "prometheus": sinks.PrometheusConfig,
     "opentelemetry": sinks.OpenTelemetryConfig,
+    "status_file": StatusFileConfig,
     "watch": WatchConfig,
     "watch_files": FileConfig,
 }

@@ -6,13 +6,16 @@ import json
 import re
 
 import jsonschema
+import msgspec
 import pytest
 
 from trainbus.bus.config import BusConfig, Config
 from trainbus.bus.config_file import load
 from trainbus.bus.events import BY_KIND, Step
 from trainbus.cli import app, output
+from trainbus.cli.hardware import Hardware
 from trainbus.cli.init import PLUGINS, template
+from trainbus.trainer_node.config import TrainerConfig
 
 
 @pytest.fixture(autouse=True)
@@ -23,15 +26,19 @@ def in_an_empty_directory(tmp_path, monkeypatch):
     return directory
 
 
-def test_init_writes_a_file_that_says_the_defaults(in_an_empty_directory):
-    """A fresh file enables the five plugins and changes nothing else."""
+def test_init_writes_a_file_that_says_the_defaults_but_for_the_trainer(in_an_empty_directory):
+    """A fresh file enables the five plugins, says what suits this machine for training, and changes nothing else."""
     assert app.run(["init"]) == 0
-    assert load(environment={}).config == Config(plugins=list(PLUGINS))
+    config = load(environment={}).config
+    assert config == Config(plugins=list(PLUGINS), trainer=config.trainer)
+    trainer = msgspec.convert(config.trainer, TrainerConfig)
+    assert trainer.batch_size * trainer.gradient_accumulation == 16
+    assert app.run(["config", "check"]) == 0
 
 
 def test_what_init_comments_out_is_allowed(in_an_empty_directory):
     """Each commented line can be uncommented as it stands."""
-    text = re.sub(r"^#(?=[a-z_]+ = (?!\.\.\.))", "", template(), flags=re.MULTILINE)
+    text = re.sub(r"^#(?=[a-z_]+ = (?!\.\.\.))", "", template(Hardware()), flags=re.MULTILINE)
     (in_an_empty_directory / "trainbus.toml").write_text(text)
     loaded = load(environment={})
     assert loaded.config.bus == BusConfig()
@@ -46,7 +53,7 @@ def test_init_overwrites_only_when_forced(in_an_empty_directory, capsys):
     assert "--force" in capsys.readouterr().err
     assert file.read_text() == "# mine"
     assert app.run(["init", "--force"]) == 0
-    assert file.read_text() == template()
+    assert "plugins = [" in file.read_text()
 
 
 def test_config_show_tells_where_each_value_came_from(in_an_empty_directory, capsys):

@@ -13,6 +13,7 @@ from trainbus.cli.options import config_options, json_option
 from trainbus.cli.output import age, note, number, print_json, print_table, size, state, table
 from trainbus.errors import ConfigError, DataError
 from trainbus.trainer_node.inbox.daemon import queue_file
+from trainbus.trainer_node.inbox.forecast import forecast, told
 from trainbus.trainer_node.inbox.intake import Intake, set_aside
 from trainbus.trainer_node.inbox.queue import HELD, PAUSED, PRIORITIES, STATES, WAITING, Job, Priority, Queue
 
@@ -28,9 +29,10 @@ def command() -> None:
 @command.command()
 @json_option
 def status(as_json: bool) -> None:
-    """Count the jobs of each state."""
+    """Count the jobs of each state, and say when the queue will be done."""
     with _queue() as queue:
         found = {word: queue.jobs((word,)) for word in STATES}
+        end = forecast(queue)
         said = {name: flag for name in (PAUSED, HELD) if (flag := queue.flag(name)) is not None}
     if as_json:
         print_json(found)
@@ -39,6 +41,19 @@ def status(as_json: bool) -> None:
     print_table(table("state", "files", "size", rows=rows, right=("files", "size")), empty="")
     for name, flag in said.items():
         click.echo(f"{name} {flag.since}")
+    click.echo(told(end))
+
+
+@command.command()
+@json_option
+def eta(as_json: bool) -> None:
+    """When the queue will be done, by the pace of the files that are done, with an 80 % interval."""
+    with _queue() as queue:
+        found = forecast(queue)
+    if as_json:
+        print_json(found)
+    else:
+        click.echo(told(found))
 
 
 @command.command(name="list")

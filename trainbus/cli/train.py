@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,7 @@ PLAIN_EVERY_SECONDS = 5.0
 @click.option("--batch-size", type=int, help="Examples in a forward pass.")
 @click.option("--resume", is_flag=True, help="Go on from the newest whole checkpoint in the output, as the same run.")
 @click.option("--resume-from", metavar="CHECKPOINT", help="Go on from this checkpoint.")
+@click.option("--estimate", "only_estimate", is_flag=True, help="Say how much memory and time it would take, and train nothing.")
 @json_option
 def command(
     file: str | None,
@@ -41,6 +43,7 @@ def command(
     resume: bool,
     resume_from: str | None,
     until_empty: bool,
+    only_estimate: bool,
     as_json: bool,
     **given: Any,
 ) -> None:
@@ -54,6 +57,10 @@ def command(
     Ctrl-C saves a checkpoint and ends; a second one ends at once. Works with or without a running broker.
     """
     settings = read_settings(config_path, overrides, {"data": file, **given})
+    if only_estimate:
+        from trainbus.cli.estimate import show
+
+        raise click.exceptions.Exit(show(settings, as_json=as_json))
     need_libraries()
     if not file and settings.inbox:
         if resume or resume_from:
@@ -62,19 +69,27 @@ def command(
 
         run_inbox(settings, until_empty=until_empty, as_json=as_json)
         return
+    from trainbus.errors import TrainbusError
+    from trainbus.trainer_node import records
     from trainbus.trainer_node.config import Resume
     from trainbus.trainer_node.job import run_job
 
     quiet_libraries()
-    first = os.environ.get("RANK", "0") == "0"  # of several processes, one prints
-    with Progress(quiet=as_json or not first) as observer:
-        summary = run_job(settings, resume=Resume(wanted=resume, path=resume_from or ""), observer=observer)
-    if not first:
-        pass
-    elif as_json:
-        output.print_json(summary)
-    else:
-        _print_summary(summary)
+    first = os.environ.get("RANK", "0") == "0"  # of several processes, one prints and keeps records
+    started = time.monotonic()
+    try:
+        with Progress(quiet=as_json or not first) as observer:
+            summary = run_job(settings, resume=Resume(wanted=resume, path=resume_from or ""), observer=observer)
+    except TrainbusError as error:
+        if first:
+            records.append(records.of_failure(settings, "", settings.data, error.problem, time.monotonic() - started))
+        raise
+    if first:
+        records.append(records.of_summary(settings, summary, settings.data))
+        if as_json:
+            output.print_json(summary)
+        else:
+            _print_summary(summary, settings.batch_size)
     if summary.outcome == "failed":
         raise click.exceptions.Exit(1)
 
@@ -172,7 +187,7 @@ class Progress:
             output.note(text)
 
 
-def _print_summary(summary: Summary) -> None:
+def _print_summary(summary: Summary, batch_size: int) -> None:
     from rich.text import Text
 
     rows: list[tuple[str, Any]] = [
@@ -183,6 +198,7 @@ def _print_summary(summary: Summary) -> None:
         ("evaluation", "  ".join(f"{name} {output.number(value)}" for name, value in summary.metrics.items()) or None),
         ("time", f"{output.duration(summary.seconds)}  ({summary.tokens_per_second:,.0f} tokens/s, padding included)"),
         ("seen", f"{summary.examples:,} examples, {summary.tokens:,} tokens"),
+        ("memory", _memory(summary, batch_size)),
         ("checkpoints", "\n".join(summary.checkpoints[-3:]) or None),
         ("output", summary.output),
     ]
@@ -191,6 +207,18 @@ def _print_summary(summary: Summary) -> None:
     output.stdout().print(table)
     if summary.outcome == "stopped":
         output.note(f"go on: trainbus train ... --output {summary.output} --resume")
+
+
+def _memory(summary: Summary, batch_size: int) -> str | None:
+    """The peak, and the batch size that it leaves room for."""
+    from trainbus.cli.hardware import look
+    from trainbus.trainer_node.estimate import advise_batch
+
+    if summary.peak_memory is None or not (devices := look(Path()).devices):
+        return None
+    advised = advise_batch(batch_size, summary.peak_memory, devices[0].total)
+    more = f"; batch_size = {advised} would use it better" if advised > batch_size else ""
+    return f"at most {output.size(summary.peak_memory)} of {output.size(devices[0].total)}{more}"
 
 
 def _steps(summary: Summary) -> str:

@@ -147,6 +147,7 @@ class Resume(Struct, frozen=True, kw_only=True):
 class Summary(Struct, kw_only=True):
     """What became of a job; printed by ``trainbus train`` and by its ``--json``.
 
+    ``longest`` is the longest example in tokens, ``peak_memory`` the most bytes that the accelerator's allocator has held.
     ``source`` published ``published`` events, of which ``acknowledged`` are in the journal; the rest waits in the spool.
     """
 
@@ -168,6 +169,8 @@ class Summary(Struct, kw_only=True):
     rejected: int = 0
     truncated: int = 0
     dropped: int = 0
+    longest: int = 0
+    peak_memory: int | None = None
     checkpoints: list[str] = []
     metrics: dict[str, Any] = {}
     source: str = ""

@@ -275,9 +275,17 @@ def _summarise(
         rejected=prepared.rejected,
         truncated=report.truncated,
         dropped=report.dropped,
+        longest=report.longest,
+        peak_memory=_peak_memory(),
         checkpoints=[str(path) for path in checkpoints.listed(output) if not checkpoints.faults(path)],
         metrics=callback.evaluated,
     )
+
+
+def _peak_memory() -> int | None:
+    import torch
+
+    return int(torch.cuda.max_memory_reserved()) if torch.cuda.is_available() else None
 
 
 def _number(loss: Any) -> float | None:

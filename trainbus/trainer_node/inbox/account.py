@@ -11,7 +11,9 @@ from typing import Any
 from trainbus.bus import events
 from trainbus.bus.publisher import Publisher
 from trainbus.trainer_node.inbox.crash import Crash
+from trainbus.trainer_node.inbox.forecast import MEGABYTE, Forecast
 from trainbus.trainer_node.inbox.queue import Job
+from trainbus.trainer_node.pace import Left
 
 IDLE = "idle"
 """The phase of a run that waits for a file, for room on the disk, or for somebody to say resume."""
@@ -30,6 +32,11 @@ class Account:
         self._name = name
         self._idle: str | None = None
         self._crashes = 0
+
+    @property
+    def run(self) -> str:
+        """The run's id."""
+        return self._publisher.run
 
     def begin(self, config: Mapping[str, Any], *, resumed: bool, step: int | None) -> None:
         """The daemon has started."""
@@ -97,9 +104,20 @@ class Account:
             )
         )  # fmt: skip
 
-    def metric(self, name: str, value: float, unit: str) -> None:
-        """A point of a series."""
-        self._publisher.publish(events.Metric(name=name, value=value, step=self._publisher.step, unit=unit))
+    def forecast(self, found: Forecast, file: Left | None) -> None:
+        """When the queue and the current file will be done: series that the dashboard charts. What is unknown is left out."""
+        for of, left in (("file", file), ("queue", found.left)):
+            if left is not None:
+                self._metric(f"eta/{of}_seconds", left.seconds, "seconds")
+                self._metric(f"eta/{of}_low", left.low, "seconds")
+                self._metric(f"eta/{of}_high", left.high, "seconds")
+        self._metric("queue/files", found.files)
+        self._metric("queue/megabytes", found.bytes / MEGABYTE)
+        self._metric("queue/megabytes_per_hour", found.megabytes_per_hour)
+
+    def _metric(self, name: str, value: float | None, unit: str = "") -> None:
+        if value is not None:
+            self._publisher.publish(events.Metric(name=name, value=value, step=self._publisher.step, unit=unit))
 
     def end(self, outcome: events.RunOutcome, reason: str) -> None:
         """The daemon ends, and the run with it until another one starts."""

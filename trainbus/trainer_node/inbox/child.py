@@ -19,6 +19,7 @@ from trainbus.bus.events import Command, CommandResult
 from trainbus.trainer_node.inbox import messages
 from trainbus.trainer_node.inbox.queue import Job
 from trainbus.trainer_node.inbox.watchdog import Watchdog
+from trainbus.trainer_node.pace import Left, Pace
 
 KILL_AFTER_SECONDS = 60.0
 """A hanging worker has so long to save after SIGTERM."""
@@ -54,6 +55,8 @@ class Child:
         interrupted: The command that ended it before it had anything to save.
         phase: What it does; empty at first.
         step: Its last step.
+        left: The time until the file is done; None while unknown.
+        done: The share of the file's steps that is done, of those that were left when it began; None before the first.
     """
 
     def __init__(
@@ -75,6 +78,10 @@ class Child:
         self.interrupted: Command | None = None
         self.phase = ""
         self.step: int | None = None
+        self.left: Left | None = None
+        self.done: float | None = None
+        self._first_step: int | None = None
+        self._pace = Pace()
         self._kill_at: float | None = None
         self._happened = happened
         self._unanswered: dict[str, Command] = {}
@@ -110,6 +117,10 @@ class Child:
         elif isinstance(message, messages.Step):
             self.step = message.step
             self.watchdog.step(now)
+            self._pace.add(message.step, self.worked(now))
+            self.left = self._pace.left(message.total)
+            self._first_step = message.step - 1 if self._first_step is None else self._first_step
+            self.done = (message.step - self._first_step) / max(1, message.total - self._first_step)
         elif isinstance(message, messages.Answer) and message.result.state in FINAL:
             self._unanswered.pop(message.result.command, None)
         elif isinstance(message, messages.Done | messages.Refused):

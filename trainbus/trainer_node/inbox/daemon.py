@@ -18,7 +18,7 @@ from trainbus.bus.facts import default_run_id
 from trainbus.bus.home import home, private_directory, write_inbox
 from trainbus.bus.publisher import Publisher
 from trainbus.errors import ConfigError
-from trainbus.trainer_node import checkpoints
+from trainbus.trainer_node import checkpoints, records
 from trainbus.trainer_node.config import ENDLESS, TrainerConfig
 from trainbus.trainer_node.inbox import messages
 from trainbus.trainer_node.inbox.account import Account
@@ -26,6 +26,7 @@ from trainbus.trainer_node.inbox.child import Child, Ended
 from trainbus.trainer_node.inbox.crash import Inquest, Inquests, PlainInquest
 from trainbus.trainer_node.inbox.desk import INTERVALS, Desk
 from trainbus.trainer_node.inbox.ending import Ending, Next
+from trainbus.trainer_node.inbox.forecast import forecast
 from trainbus.trainer_node.inbox.intake import Intake, Taken
 from trainbus.trainer_node.inbox.locks import LOCK, hold
 from trainbus.trainer_node.inbox.queue import HELD, PAUSED, SETTINGS, WAITING, Job, Queue
@@ -35,6 +36,8 @@ from trainbus.trainer_node.plan import RUNS
 from trainbus.trainer_node.ranks import asked_processes
 from trainbus.trainer_node.room import Room
 
+FORECAST_SECONDS = 30.0
+"""The end of the queue is told this often, and whenever a file is done."""
 TICK_SECONDS = 0.5
 """The folder and the watchdog are looked at this often; a file-system notification is quicker."""
 LOOK_SECONDS = 10.0
@@ -100,7 +103,7 @@ class Daemon:
         self._happened: threads.SimpleQueue[messages.Message | Ended | events.Command | None] = threads.SimpleQueue()
         self._child: Child | None = None
         self._inquest: Inquest | None = None
-        self._next_look = 0.0
+        self._next_look = self._next_forecast = 0.0
         self._announce = True
         self._stopping = ""
         self._not_before = 0.0
@@ -121,7 +124,9 @@ class Daemon:
             self._desk = Desk(
                 self._queue, self._intake, self._account.answer, changed=self._tell, stop=self._stop, newest=self._newest_checkpoint
             )  # fmt: skip
-            self._ending = Ending(self._queue, self._intake, self._account, self._config, self._tell)
+            self._ending = Ending(
+                self._queue, self._intake, self._account, self._config, self._tell, lambda record: records.append(record, self._root)
+            )
             for number in (signal.SIGINT, signal.SIGTERM):
                 stack.callback(signal.signal, number, signal.signal(number, self._on_signal))
             self._begin()
@@ -223,6 +228,9 @@ class Daemon:
         if self._inquest is not None and now >= self._next_look:
             self._next_look = now + LOOK_SECONDS
             self._inquest.look()
+        if now >= self._next_forecast:
+            self._next_forecast = now + FORECAST_SECONDS
+            self._account.forecast(forecast(self._queue, done=child.done), child.left)
 
     # -- what happens
 
@@ -284,6 +292,7 @@ class Daemon:
         self._fatal = self._fatal or verdict.fatal
         self._announce = self._announce or verdict.broke_off
         self._not_before = time.monotonic() + verdict.pause
+        self._account.forecast(forecast(self._queue), None)
         self._answer_left(child, verdict)
 
     def _answer_left(self, child: Child, verdict: Next) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from trainbus.trainer_node.inbox.child import Child
 from trainbus.trainer_node.inbox.crash import DISK_FULL, Crash, Inquest, hanging
 from trainbus.trainer_node.inbox.intake import COMPLETED, FAILED, Intake
 from trainbus.trainer_node.inbox.queue import Job, Queue
+from trainbus.trainer_node.records import RunRecord, of_failure, of_summary
 from trainbus.trainer_node.room import is_disk_full
 
 
@@ -44,23 +46,34 @@ class Ending:
         account: Tells the bus of deaths.
         config: How many attempts there are, and the pause between them.
         tell: Told of the job, with words.
+        record: Told what became of each worker's training.
     """
 
-    def __init__(self, queue: Queue, intake: Intake, account: Account, config: TrainerConfig, tell: Callable[[Job, str], None]) -> None:
+    def __init__(
+        self,
+        queue: Queue,
+        intake: Intake,
+        account: Account,
+        config: TrainerConfig,
+        tell: Callable[[Job, str], None],
+        record: Callable[[RunRecord], None],
+    ) -> None:
         self._queue = queue
         self._intake = intake
         self._account = account
         self._config = config
         self._tell = tell
+        self._record = record
 
     def of(self, child: Child, code: int, inquest: Inquest, *, stopping: str) -> Next:
         """The worker is gone with this exit code. ``stopping``: the daemon has told it to end, and why."""
         job, outcome = child.job, child.outcome
         if isinstance(outcome, messages.Refused):
-            return self._refused(job, outcome)
+            return self._refused(child, outcome)
         if outcome is None or child.hang:
             return self._died(child, code, inquest, stopping)
         summary = outcome.summary
+        self._record(of_summary(self._config, summary, job.name))
         if summary.outcome == "completed":
             return self._completed(child, summary)
         if summary.outcome == "failed":
@@ -83,8 +96,10 @@ class Ending:
         child.log.unlink(missing_ok=True)
         return Next()
 
-    def _refused(self, job: Job, refused: messages.Refused) -> Next:
+    def _refused(self, child: Child, refused: messages.Refused) -> Next:
         """Bad data fail the file; a model that can't be had would fail every file, so that ends the daemon."""
+        job = child.job
+        self._note_failure(child, refused.problem)
         if refused.kind == DataError.__name__:
             self._give_up(job, f"{refused.problem} {refused.hint}".strip())
             return Next()
@@ -111,10 +126,14 @@ class Ending:
         lines = child.last_lines()
         crash = hanging(child.hang) if child.hang else inquest.verdict(code, lines)
         self._account.crash(job, crash, lines, step=child.step, log=str(child.log))
+        self._note_failure(child, crash.reason)
         reason = f"{crash.reason}. {crash.advice}".removesuffix(". ")
         if crash.kind == DISK_FULL:
             return self._wait_for_room(job, reason)
         return self._try_again(job, f"{reason} Log: {child.log}")
+
+    def _note_failure(self, child: Child, reason: str) -> None:
+        self._record(of_failure(self._config, self._account.run, child.job.name, reason, child.worked(time.monotonic())))
 
     def _wait_for_room(self, job: Job, reason: str) -> Next:
         """No fault of the file, and no attempt: it goes on when there is room."""
