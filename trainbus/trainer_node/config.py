@@ -26,6 +26,8 @@ class TrainerConfig(Struct, kw_only=True, forbid_unknown_fields=True):
         bad_lines: ``refuse`` a file with lines that are no examples, or ``reject`` the lines: they are kept aside with their reasons, and
             the others are trained on, unless more than half are bad. ``auto``: refuse a named file, reject lines of an inbox.
         data_split: Split of a hub data set; unused for files.
+        columns: A file's own names for the keys of a format, such as ``{question = "frage", answer = "antwort"}``.
+        token_cache_gb: Tokenised files are kept in TRAINBUS_HOME/cache/tokens; above this size those used longest ago are removed.
         method: ``full`` trains all weights, ``lora`` adapters, ``qlora`` adapters on a base in 4 bits (NF4).
         epochs: Passes over the data; unused when ``max_steps`` is set.
         warmup: Steps of linear warm-up, or a fraction of all steps when below 1 (from an inbox, which has no end: 20 steps).
@@ -51,6 +53,8 @@ class TrainerConfig(Struct, kw_only=True, forbid_unknown_fields=True):
     tokenizer: str = ""
     bad_lines: Literal["auto", "refuse", "reject"] = "auto"
     data_split: str = "train"
+    columns: dict[str, str] = {}
+    token_cache_gb: Annotated[float, Meta(ge=0)] = 20.0
     method: Method = "lora"
     max_length: Annotated[int, Meta(ge=8, le=1_048_576)] = 1024
     learning_rate: LearningRate = 2e-4

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from trainbus.errors import ConfigError, ModelError
-from trainbus.trainer_node import checkpoints, data, model, tokens
+from trainbus.trainer_node import checkpoints, model, tokens
 from trainbus.trainer_node.arguments import steps_of, total_steps, training_arguments
 from trainbus.trainer_node.config import Resume, Summary, TrainerConfig
+from trainbus.trainer_node.dataset.preparing import Dataset, Preparation
 from trainbus.trainer_node.observer import Observer, Silent, Throttle
 from trainbus.trainer_node.part import Part, Remaining, positions, presentation_order
 from trainbus.trainer_node.plan import RUNS, Plan, make_plan
@@ -34,8 +35,8 @@ REJECTED = "rejected.jsonl"
 
 class _Prepared(NamedTuple):
     built: model.Built
-    training: tokens.TokenDataset
-    evaluation: tokens.TokenDataset | None
+    training: Dataset
+    evaluation: Dataset | None
     rejected: int
 
 
@@ -81,7 +82,7 @@ def run_job(
         checkpoints.write_run_file(output, checkpoints.RunFile(run=run.id, name=plan.name, model=config.model, method=config.method))
         rejected = Path(part.rejected) if part is not None and part.rejected else output / REJECTED
         prepared = _prepare(
-            config, run, watcher, rejected, tolerant=config.bad_lines == "reject" or (part is not None and config.bad_lines == "auto")
+            config, run, watcher, rejected, root, tolerant=config.bad_lines == "reject" or (part is not None and config.bad_lines == "auto")
         )
         summary = _train(config, plan, part, prepared, run, output, watcher)
         run.close(outcome=summary.outcome, reason=summary.reason)
@@ -96,40 +97,21 @@ def _load_libraries() -> None:
     import transformers  # noqa: F401
 
 
-def _prepare(config: TrainerConfig, run: Run, watcher: Observer, rejected: Path, *, tolerant: bool) -> _Prepared:
+def _prepare(config: TrainerConfig, run: Run, watcher: Observer, rejected: Path, root: Path | None, *, tolerant: bool) -> _Prepared:
     with _phase(run, watcher, "load_data"):
-        loaded = data.load(config.data, config.data_split, tolerant=tolerant)
-        examples = loaded.examples
-        if loaded.rejected:
-            data.write_rejected(rejected, loaded.rejected)
-            first = loaded.rejected[0]
-            what = f"{len(loaded.rejected):,} lines are no examples and were left out"
-            watcher.note(f"{what} (the first: line {first.line}, {first.reason}); see {rejected}")
-        held_out = data.load(config.eval_file, config.data_split).examples if config.eval_file else []
-        if not config.eval_file:
-            examples, held_out = data.split(examples, config.eval_fraction, config.seed)
-    with _phase(run, watcher, "load_model"):
-        built = model.build(config)
-    share = built.trainable / max(1, built.total)
-    watcher.note(f"{len(examples):,} examples; {built.trainable:,} of {built.total:,} parameters are trained ({share:.1%})")
+        preparation = Preparation(config, model.load_tokenizer(config), tolerant=tolerant, root=root, note=watcher.note)
     with _phase(run, watcher, "tokenize") as phase:
 
         def progress(fraction: float) -> None:
             phase.progress(fraction)
             watcher.progress(fraction)
 
-        training = tokens.tokenize(examples, built.tokenizer, config.max_length, source=config.data, progress=progress)
-        evaluation = (
-            tokens.tokenize(held_out, built.tokenizer, config.max_length, source=config.eval_file or config.data) if held_out else None
-        )
-    report = training.stats()
-    if report.truncated:
-        watcher.note(
-            f"{report.truncated:,} examples were cut at max_length = {config.max_length} (the longest has {report.longest:,} tokens)"
-        )
-    if report.dropped:
-        watcher.note(f"{report.dropped:,} examples were left out: nothing to learn from within max_length = {config.max_length}")
-    return _Prepared(built, training, evaluation, len(loaded.rejected))
+        ready = preparation.run(rejected, progress)
+    with _phase(run, watcher, "load_model"):
+        built = model.build(config)
+    share = built.trainable / max(1, built.total)
+    watcher.note(f"{len(ready.training):,} examples; {built.trainable:,} of {built.total:,} parameters are trained ({share:.1%})")
+    return _Prepared(built, ready.training, ready.evaluation, ready.rejected)
 
 
 def _train(config: TrainerConfig, plan: Plan, part: Part | None, prepared: _Prepared, run: Run, output: Path, watcher: Observer) -> Summary:
