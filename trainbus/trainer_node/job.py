@@ -14,7 +14,8 @@ from trainbus.errors import ConfigError, ModelError
 from trainbus.trainer_node import checkpoints, model, tokens
 from trainbus.trainer_node.arguments import steps_of, total_steps, training_arguments
 from trainbus.trainer_node.config import Resume, Summary, TrainerConfig
-from trainbus.trainer_node.dataset.preparing import Dataset, Preparation
+from trainbus.trainer_node.dataset.packing import require_isolation
+from trainbus.trainer_node.dataset.preparing import Dataset, Preparation, finish
 from trainbus.trainer_node.observer import Observer, Silent, Throttle
 from trainbus.trainer_node.part import Part, Remaining, positions, presentation_order
 from trainbus.trainer_node.plan import RUNS, Plan, make_plan
@@ -80,11 +81,10 @@ def run_job(
         if plan.checkpoint is not None:
             watcher.note(f"resuming run {run.id} from {plan.checkpoint} at step {plan.step}")
         checkpoints.write_run_file(output, checkpoints.RunFile(run=run.id, name=plan.name, model=config.model, method=config.method))
-        rejected = Path(part.rejected) if part is not None and part.rejected else output / REJECTED
-        prepared = _prepare(
-            config, run, watcher, rejected, root, tolerant=config.bad_lines == "reject" or (part is not None and config.bad_lines == "auto")
-        )
+        prepared = _prepare(config, part, run, watcher, output, root)
         summary = _train(config, plan, part, prepared, run, output, watcher)
+        if part is not None and summary.outcome == "completed":
+            finish(output, part.job, config.data, prepared.training)
         run.close(outcome=summary.outcome, reason=summary.reason)
     told = run.stats()
     return msgspec.structs.replace(summary, source=told.source, published=told.published, acknowledged=told.acknowledged)
@@ -97,7 +97,9 @@ def _load_libraries() -> None:
     import transformers  # noqa: F401
 
 
-def _prepare(config: TrainerConfig, run: Run, watcher: Observer, rejected: Path, root: Path | None, *, tolerant: bool) -> _Prepared:
+def _prepare(config: TrainerConfig, part: Part | None, run: Run, watcher: Observer, output: Path, root: Path | None) -> _Prepared:
+    rejected = Path(part.rejected) if part is not None and part.rejected else output / REJECTED
+    tolerant = config.bad_lines == "reject" or (part is not None and config.bad_lines == "auto")
     with _phase(run, watcher, "load_data"):
         preparation = Preparation(config, model.load_tokenizer(config), tolerant=tolerant, root=root, note=watcher.note)
     with _phase(run, watcher, "tokenize") as phase:
@@ -106,9 +108,11 @@ def _prepare(config: TrainerConfig, run: Run, watcher: Observer, rejected: Path,
             phase.progress(fraction)
             watcher.progress(fraction)
 
-        ready = preparation.run(rejected, progress)
+        ready = preparation.run(output, rejected, job=part.job if part is not None else "", progress=progress)
     with _phase(run, watcher, "load_model"):
         built = model.build(config)
+        if config.packing:
+            require_isolation(built.model, config.batch_size)
     share = built.trainable / max(1, built.total)
     watcher.note(f"{len(ready.training):,} examples; {built.trainable:,} of {built.total:,} parameters are trained ({share:.1%})")
     return _Prepared(built, ready.training, ready.evaluation, ready.rejected)

@@ -18,22 +18,27 @@ TOLD_EXAMPLES = 1_000
 
 
 class Collator:
-    """Pads a batch to its longest example; padding has attention 0 and no loss."""
+    """Pads a batch to its longest row; padding has no loss. Rows with positions are packs: there padding is one more example, which
+    nothing else sees, and no attention mask is given (see `trainbus.trainer_node.dataset.packing`)."""
 
     def __init__(self, pad: int) -> None:
         self._pad = pad
 
     def __call__(self, rows: Sequence[Mapping[str, list[int]]]) -> dict[str, Any]:
-        """Tensors ``input_ids``, ``attention_mask`` and ``labels``, each (rows, longest)."""
+        """Tensors ``input_ids``, ``labels``, and ``attention_mask`` or ``position_ids``, each (rows, longest)."""
         import torch
 
-        longest = max(len(row["input_ids"]) for row in rows)
+        lengths = [len(row["input_ids"]) for row in rows]
+        longest = max(lengths)
 
         def padded(name: str, value: int) -> torch.Tensor:
-            return torch.tensor([row[name] + [value] * (longest - len(row[name])) for row in rows])
+            return torch.tensor([row[name] + [value] * (longest - length) for row, length in zip(rows, lengths, strict=True)])
 
-        mask = torch.tensor([[1] * len(row["input_ids"]) + [0] * (longest - len(row["input_ids"])) for row in rows])
-        return {"input_ids": padded("input_ids", self._pad), "attention_mask": mask, "labels": padded("labels", IGNORED)}
+        batch = {"input_ids": padded("input_ids", self._pad), "labels": padded("labels", IGNORED)}
+        if "position_ids" in rows[0]:
+            positions = [[*row["position_ids"], *range(longest - length)] for row, length in zip(rows, lengths, strict=True)]
+            return batch | {"position_ids": torch.tensor(positions)}
+        return batch | {"attention_mask": torch.tensor([[1] * length + [0] * (longest - length) for length in lengths])}
 
 
 def tokenize(
