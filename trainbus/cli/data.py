@@ -231,8 +231,8 @@ def _print_example(example: Preview, max_length: int) -> None:
     console.print(Text(f"\n{where}: {example.tokens:,} tokens, {example.learned:,} with loss{cut}", style="bold"))
     text = Text()
     learned = False
-    for number, piece in enumerate(example.pieces):
-        if piece.begins and number:
+    for place, piece in enumerate(example.pieces):
+        if piece.begins and place:
             text.append("⟧│" if learned else "│", style="bold")
             learned = False
         if piece.learned != learned:
