@@ -11,6 +11,7 @@ from pyarrow import parquet
 
 from trainbus.errors import DataError
 from trainbus.trainer_node import data
+from trainbus.trainer_node.dataset import rows
 
 
 @pytest.fixture
@@ -41,6 +42,31 @@ def test_each_format_is_known_by_its_keys(lines, row, name, turns):
     loaded = data.load_file(lines(row))
     assert loaded.format == name
     assert [f"{turn.role} {turn.content}" for turn in loaded.examples[0].turns] == turns
+
+
+def test_a_files_own_column_names_can_be_mapped(lines):
+    """Also those of turns; a row's own id is kept."""
+    path = lines({"frage": "a", "antwort": "b", "id": "x7"})
+    loaded = data.load(str(path), columns={"question": "frage", "answer": "antwort"})
+    assert (loaded.format, [turn.content for turn in loaded.examples[0].turns], loaded.examples[0].id) == (
+        "question and answer", ["a", "b"], "x7",
+    )  # fmt: skip
+    path = lines({"dialogue": [{"who": "user", "says": "a"}, {"who": "assistant", "says": "b"}]})
+    loaded = data.load(str(path), columns={"messages": "dialogue", "role": "who", "content": "says"})
+    assert [f"{turn.role} {turn.content}" for turn in loaded.examples[0].turns] == ["user a", "assistant b"]
+
+
+def test_a_json_list_is_read_in_pieces_and_its_faults_are_placed(tmp_path, monkeypatch):
+    """However the pieces fall: numbers, escapes and letters of several bytes at their edges, and what is broken is told by its element."""
+    monkeypatch.setattr(rows, "READ_BYTES", 7)
+    path = tmp_path / "data.json"
+    values = [{"text": "Grüße 🚀"}, {"text": 'a"]\\,'}, {"text": "c", "n": 12345.5}, 12, {"text": "d"}]
+    path.write_text(json.dumps(values, ensure_ascii=False, indent=1))
+    assert [value for _, value in rows.rows_of(path)] == values
+    for broken, says in ((json.dumps(values)[:-2], "after 4 elements"), ("[{}, NaN]", "NaN"), ("[{} {}]", "after 0 elements")):
+        path.write_text(broken)
+        with pytest.raises(DataError, match=says):
+            list(rows.rows_of(path))
 
 
 def test_plain_text_is_an_example_without_turns(lines):

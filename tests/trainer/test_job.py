@@ -62,7 +62,7 @@ def test_every_method_trains_and_leaves_whole_checkpoints(config, published, tmp
     assert all(math.isfinite(loss) for loss in told.values())
     assert [checkpoints.step_of(tmp_path / path) for path in summary.checkpoints] == [3, 4]
     assert summary.metrics["eval_loss"] == published("eval")[-1].metrics["loss"]
-    assert [event.name for event in published("phase") if event.state == "started"][:4] == ["load_data", "load_model", "tokenize", "train"]
+    assert [event.name for event in published("phase") if event.state == "started"][:4] == ["load_data", "tokenize", "load_model", "train"]
     started, ended = published("run_started")[0], published("run_ended")[0]
     assert started.config["method"] == method
     assert "torch" in started.versions

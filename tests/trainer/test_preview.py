@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from tests.support import trainbus
-from trainbus.trainer_node.preview import percentile
+from trainbus.trainer_node.dataset.statistics import percentile
 
 
 def test_percentiles_are_by_nearest_rank():
@@ -37,10 +37,25 @@ def test_preview_shows_which_tokens_carry_loss_and_how_long_examples_are(tmp_pat
     shown = trainbus("data", "preview", str(file), "--model", str(tiny_base), "--count", "2", "--set", "trainer.max_length=80")
     assert shown.returncode == 0, shown.stderr
     assert "3 examples, format question and answer" in shown.stdout
-    assert "1 is longer than max_length = 80" in shown.stdout
+    assert "1 examples are cut at max_length = 80" in shown.stdout
     assert shown.stdout.count("⟦so") == 2
     assert "⟦why?" not in shown.stdout
     told = json.loads(trainbus("data", "preview", str(file), "--model", str(tiny_base), "--line", "2", "--json").stdout)
     assert "".join(piece["text"] for piece in told["examples"][0]["pieces"] if piece["learned"]).startswith("so")
     missing = trainbus("data", "preview", str(file), "--model", str(tiny_base), "--line", "9")
     assert (missing.returncode, "no example in line 9" in missing.stderr) == (7, True)
+
+
+def test_preview_shows_packed_rows_with_what_carries_loss_and_where_examples_end(tmp_path, tiny_base):
+    """Every example's answer is in brackets, and a bar stands between two examples."""
+    file = tmp_path / "data.jsonl"
+    file.write_text("".join(json.dumps({"question": f"q{n}?", "answer": f"a{n}"}) + "\n" for n in range(6)))
+    arguments = ("data", "preview", str(file), "--model", str(tiny_base), "--packed", "--set", "trainer.max_length=30")
+    shown = trainbus(*arguments)
+    assert shown.returncode == 0, shown.stderr
+    assert [shown.stdout.count(f"⟦a{n}<|end|>⟧") for n in range(6)] == [1] * 6
+    assert shown.stdout.count("│") == 3
+    told = json.loads(trainbus(*arguments, "--line", "4", "--json").stdout)
+    (row,) = told["examples"]
+    assert 4 in row["lines"]
+    assert [place for place, piece in enumerate(row["pieces"]) if piece["begins"]] == [0, row["tokens"] // 2]

@@ -17,6 +17,7 @@ ENDLESS: tuple[Scheduler, ...] = ("auto", "constant", "constant_with_warmup", "i
 """They need not know where a training ends."""
 FOLLOWS_METRICS: tuple[Scheduler, ...] = ("reduce_lr_on_plateau", "greedy")
 """They look at evaluations."""
+Policy: TypeAlias = Literal["warn", "skip", "refuse"]
 Positive: TypeAlias = Annotated[int, Meta(ge=1)]
 Fraction: TypeAlias = Annotated[float, Meta(ge=0, lt=1)]
 LearningRate: TypeAlias = Annotated[float, Meta(gt=0, lt=1)]
@@ -34,7 +35,14 @@ class TrainerConfig(Struct, kw_only=True, forbid_unknown_fields=True):
         tokenizer: Directory or hub name; empty for the model's own. A fresh model without one gets a byte-level tokenizer.
         bad_lines: ``refuse`` a file with lines that are no examples, or ``reject`` the lines: they are kept aside with their reasons, and
             the others are trained on, unless more than half are bad. ``auto``: refuse a named file, reject lines of an inbox.
+        duplicates: Examples that an earlier line, or a file that this run was trained on before, holds already: ``warn``, ``skip`` them, or
+            ``refuse`` the file.
+        leaks: Examples whose text, question or id is in the evaluation set, too: ``warn``, ``skip`` them (and say so), or ``refuse``.
         data_split: Split of a hub data set; unused for files.
+        columns: A file's own names for the keys of a format, such as ``{question = "frage", answer = "antwort"}``.
+        token_cache_gb: Tokenised files are kept in TRAINBUS_HOME/cache/tokens; above this size those used longest ago are removed.
+        packing: Put several examples into each row of ``max_length`` tokens, so that less is padding. They don't see each other; a model
+            that can't keep them apart is refused. A batch then holds more examples, and events count rows where they count examples.
         method: ``full`` trains all weights, ``lora`` adapters, ``qlora`` adapters on a base in 4 bits (NF4).
         max_length: Longer examples are cut there.
         learning_rate: Its peak.
@@ -88,8 +96,13 @@ class TrainerConfig(Struct, kw_only=True, forbid_unknown_fields=True):
     name: str = ""
     tokenizer: str = ""
     bad_lines: Literal["auto", "refuse", "reject"] = "auto"
+    duplicates: Policy = "warn"
+    leaks: Policy = "skip"
     data_split: str = "train"
+    columns: dict[str, str] = {}
+    token_cache_gb: Annotated[float, Meta(ge=0)] = 20.0
     method: Method = "lora"
+    packing: bool = False
     max_length: Annotated[int, Meta(ge=8, le=1_048_576)] = 1024
     learning_rate: LearningRate = 2e-4
     batch_size: Positive = 4

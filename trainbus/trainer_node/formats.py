@@ -22,11 +22,12 @@ class Turn(Struct, frozen=True):
 
 
 class Example(Struct, frozen=True):
-    """One training example: a conversation, or plain text (then ``turns`` is empty)."""
+    """One training example: a conversation, or plain text (then ``turns`` is empty). ``id`` is the row's own, where it has one."""
 
     turns: tuple[Turn, ...] = ()
     text: str = ""
     line: int = 0
+    id: str = ""
 
 
 class RowError(Exception):
@@ -140,6 +141,8 @@ FORMATS: tuple[Format, ...] = (
     Format("question and answer", ("question", "answer"), _pair("question", "answer")),
     Format("text", ("text",), _plain),
 )
+ID_KEYS = ("id", "uuid", "example_id")
+"""Where rows carry a name of their own."""
 ALLOWED = "; ".join(" + ".join(known.keys) for known in FORMATS)
 
 
@@ -160,3 +163,23 @@ def detect(row: Mapping[str, Any]) -> Format:
             return known
     found = ", ".join(list(row)[:12]) or "no keys"
     raise RowError(f"no known format has the keys {found}", found=found, allowed=ALLOWED)
+
+
+def own_id(row: Mapping[str, Any]) -> str:
+    """The name that a row has in its data set; empty when it has none."""
+    found = next((row[key] for key in ID_KEYS if isinstance(row.get(key), str | int) and not isinstance(row[key], bool)), "")
+    return str(found)
+
+
+def renamed(row: Mapping[str, Any], columns: Mapping[str, str]) -> Mapping[str, Any]:
+    """A row under the names that formats know.
+
+    Args:
+        columns: A format's key → the row's own name for it. Keys of turns (``role``, ``content``, ``from``, ``value``) may be among them.
+    """
+    there = {known: row[own] for known, own in columns.items() if own in row}
+    merged = {**row, **there}
+    for key in ("messages", "conversations"):
+        if isinstance(merged.get(key), list):
+            merged[key] = [renamed(turn, columns) if isinstance(turn, dict) else turn for turn in merged[key]]
+    return merged

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from trainbus.errors import ConfigError, ModelError
-from trainbus.trainer_node import checkpoints, data, model, tokens
+from trainbus.trainer_node import checkpoints, model, tokens
 from trainbus.trainer_node.arguments import steps_of, total_steps, training_arguments
 from trainbus.trainer_node.config import Resume, Summary, TrainerConfig
+from trainbus.trainer_node.dataset.packing import require_isolation
+from trainbus.trainer_node.dataset.preparing import Dataset, Preparation, finish
 from trainbus.trainer_node.observer import Observer, Silent, Throttle
 from trainbus.trainer_node.parallel import require
 from trainbus.trainer_node.part import Part, Remaining, positions, presentation_order
@@ -40,8 +42,8 @@ REJECTED = "rejected.jsonl"
 
 class _Prepared(NamedTuple):
     built: model.Built
-    training: tokens.TokenDataset
-    evaluation: tokens.TokenDataset | None
+    training: Dataset
+    evaluation: Dataset | None
     asked: list[Question]
     rejected: int
 
@@ -97,14 +99,12 @@ def run_job(
             watcher.note(f"resuming run {run.id} from {plan.checkpoint} at step {plan.step}")
         with _explained(output):
             if ranks.rank == 0:
-                checkpoints.write_run_file(
-                    output, checkpoints.RunFile(run=run.id, name=plan.name, model=config.model, method=config.method)
-                )
-        rejected = Path(part.rejected) if part is not None and part.rejected else output / REJECTED
-        prepared = _prepare(
-            config, run, watcher, rejected, tolerant=config.bad_lines == "reject" or (part is not None and config.bad_lines == "auto")
-        )
+                about = checkpoints.RunFile(run=run.id, name=plan.name, model=config.model, method=config.method)
+                checkpoints.write_run_file(output, about)
+        prepared = _prepare(config, part, run, watcher, output, root)
         summary = _train(config, plan, part, prepared, run, output, watcher, ranks)
+        if part is not None and summary.outcome == "completed":
+            finish(output, part.job, config.data, prepared.training)
         run.close(outcome=summary.outcome, reason=summary.reason)
     told = run.stats()
     return msgspec.structs.replace(summary, source=told.source, published=told.published, acknowledged=told.acknowledged)
@@ -117,44 +117,28 @@ def _load_libraries() -> None:
     import transformers  # noqa: F401
 
 
-def _prepare(config: TrainerConfig, run: Run, watcher: Observer, rejected: Path, *, tolerant: bool) -> _Prepared:
-    from trainbus.trainer_node.evaluation.setup import chosen_questions, limited
+def _prepare(config: TrainerConfig, part: Part | None, run: Run, watcher: Observer, output: Path, root: Path | None) -> _Prepared:
+    from trainbus.trainer_node.evaluation.setup import chosen_questions
 
+    rejected = Path(part.rejected) if part is not None and part.rejected else output / REJECTED
+    tolerant = config.bad_lines == "reject" or (part is not None and config.bad_lines == "auto")
     with _phase(run, watcher, "load_data"):
-        loaded = data.load(config.data, config.data_split, tolerant=tolerant)
-        examples = loaded.examples
-        if loaded.rejected and run.rank == 0:
-            data.write_rejected(rejected, loaded.rejected)
-            first = loaded.rejected[0]
-            what = f"{len(loaded.rejected):,} lines are no examples and were left out"
-            watcher.note(f"{what} (the first: line {first.line}, {first.reason}); see {rejected}")
-        held_out = data.load(config.eval_file, config.data_split).examples if config.eval_file else []
-        if not config.eval_file:
-            examples, held_out = data.split(examples, config.eval_fraction, config.seed)
-        held_out = limited(held_out, config.eval_limit, config.seed)
-    with _phase(run, watcher, "load_model"):
-        built = model.build(config)
-    share = built.trainable / max(1, built.total)
-    watcher.note(f"{len(examples):,} examples; {built.trainable:,} of {built.total:,} parameters are trained ({share:.1%})")
+        preparation = Preparation(config, model.load_tokenizer(config), tolerant=tolerant, root=root, note=watcher.note)
     with _phase(run, watcher, "tokenize") as phase:
 
         def progress(fraction: float) -> None:
             phase.progress(fraction)
             watcher.progress(fraction)
 
-        training = tokens.tokenize(examples, built.tokenizer, config.max_length, source=config.data, progress=progress)
-        evaluation = (
-            tokens.tokenize(held_out, built.tokenizer, config.max_length, source=config.eval_file or config.data) if held_out else None
-        )
-    asked = chosen_questions(config, built.tokenizer, examples, held_out) if evaluation is not None else []
-    report = training.stats()
-    if report.truncated:
-        watcher.note(
-            f"{report.truncated:,} examples were cut at max_length = {config.max_length} (the longest has {report.longest:,} tokens)"
-        )
-    if report.dropped:
-        watcher.note(f"{report.dropped:,} examples were left out: nothing to learn from within max_length = {config.max_length}")
-    return _Prepared(built, training, evaluation, asked, len(loaded.rejected))
+        ready = preparation.run(output, rejected, job=part.job if part is not None else "", progress=progress)
+        asked = [] if ready.evaluation is None else chosen_questions(config, preparation.tokenizer, ready.chosen, ready.evaluation)
+    with _phase(run, watcher, "load_model"):
+        built = model.build(config)
+        if config.packing:
+            require_isolation(built.model, config.batch_size)
+    share = built.trainable / max(1, built.total)
+    watcher.note(f"{len(ready.training):,} examples; {built.trainable:,} of {built.total:,} parameters are trained ({share:.1%})")
+    return _Prepared(built, ready.training, ready.evaluation, asked, ready.rejected)
 
 
 def _train(

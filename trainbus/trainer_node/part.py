@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 import random
+from array import array
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from msgspec import Struct
 
-from trainbus.trainer_node.tokens import TokenDataset
+from trainbus.trainer_node.dataset.preparing import Dataset
 
 WARMUP_STEPS = 20
 """Steps of warm-up where the configuration says a fraction: a training without an end has no fraction."""
@@ -35,11 +36,11 @@ class Part(Struct, frozen=True, kw_only=True):
     unfinished: tuple[str, ...] = ()
 
 
-def presentation_order(examples: int, epochs: float, seed: int, job: str) -> list[int]:
+def presentation_order(examples: int, epochs: float, seed: int, job: str) -> Sequence[int]:
     """Indices of a file's examples as they are shown: each epoch in an order of its own, the same for the same seed and job."""
-    order: list[int] = []
+    order = array("q")
     for epoch in range(math.ceil(epochs)):
-        indices = list(range(examples))
+        indices = array("q", range(examples))
         random.Random(f"{seed}:{job}:{epoch}").shuffle(indices)
         order += indices
     return order[: max(1, round(epochs * examples))]
@@ -54,7 +55,7 @@ class Remaining:
         seen: So many of it were shown already.
     """
 
-    def __init__(self, dataset: TokenDataset, order: Sequence[int], seen: int) -> None:
+    def __init__(self, dataset: Dataset, order: Sequence[int], seen: int) -> None:
         self._dataset = dataset
         self._order = order[seen:]
 

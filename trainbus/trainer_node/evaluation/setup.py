@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trainbus.trainer_node import data
 from trainbus.trainer_node.config import TrainerConfig
+from trainbus.trainer_node.dataset.preparing import Dataset
 from trainbus.trainer_node.evaluation.answering import Answerer, Limits, Shaping
 from trainbus.trainer_node.evaluation.examination import TRAINING, VALIDATION, Examination, read_standing
 from trainbus.trainer_node.evaluation.mistakes import Mistakes
 from trainbus.trainer_node.evaluation.questions import Question, questions
-from trainbus.trainer_node.formats import Example
 
 if TYPE_CHECKING:
     from trainbus.bus.run import Run
@@ -21,19 +21,15 @@ MISTAKES = "mistakes.jsonl"
 """In the output: what the model got wrong of its training data, as a file to train on."""
 
 
-def limited(examples: list[Example], limit: int, seed: int) -> list[Example]:
-    """At most ``limit`` of them, in their order, the same for the same seed."""
-    if len(examples) <= limit:
-        return examples
-    return [examples[place] for place in sorted(random.Random(seed).sample(range(len(examples)), limit))]
+def chosen_questions(config: TrainerConfig, tokenizer: Any, training: Dataset, held_out: Dataset) -> list[Question]:
+    """What is asked at each evaluation: of the held-out examples, and of those that are trained on. Their texts are read once more."""
 
-
-def chosen_questions(config: TrainerConfig, tokenizer: Any, training: list[Example], held_out: list[Example]) -> list[Question]:
-    """What is asked at each evaluation: of the held-out examples, and of those that are trained on."""
-
-    def of(examples: list[Example], source: str, dataset: str, limit: int) -> list[Question]:
-        drawn = limited(examples, 2 * limit, config.seed)  # some may not fit
-        return questions(drawn, tokenizer, config.max_length, source=source, dataset=dataset, limit=limit)
+    def of(examples: Dataset, source: str, dataset: str, limit: int) -> list[Question]:
+        if not limit:
+            return []
+        lines = {int(examples.lines[place]) for place in data.drawn(len(examples), 2 * limit, config.seed)}  # some may not fit
+        chosen = data.load(source, config.data_split, tolerant=True, columns=config.columns, lines=lines).examples
+        return questions(chosen, tokenizer, config.max_length, source=source, dataset=dataset, limit=limit)
 
     asked = of(held_out, config.eval_file or config.data, VALIDATION, config.eval_samples)
     return asked + of(training, config.data, TRAINING, config.eval_train_samples)

@@ -1,0 +1,115 @@
+"""A file as a training would find it: read once, in a stream, without a model."""
+
+from __future__ import annotations
+
+from array import array
+from pathlib import Path
+
+import numpy as np
+from msgspec import Struct
+
+from trainbus.errors import DataError
+from trainbus.trainer_node.dataset.answers import answer_in_question
+from trainbus.trainer_node.dataset.encoding import Integers
+from trainbus.trainer_node.dataset.fingerprints import Fingerprints, fingerprint
+from trainbus.trainer_node.dataset.overlaps import Match, repeated, seen_before, shared
+from trainbus.trainer_node.dataset.source import LISTED_LINES, Rejected, Source
+from trainbus.trainer_node.dataset.statistics import Lengths
+
+
+class Told(Struct, frozen=True):
+    """An example whose question holds its answer."""
+
+    line: int
+    how: str
+
+
+class Inspection(Struct, kw_only=True):
+    """What was found. Counts are whole; lists name the first. ``problem``: why the file can't be used at all.
+
+    ``repeated``: an earlier line holds it already; ``leaked``: the evaluation set does; ``trained``: a file that the run was trained on
+    before does. ``tokens`` is there when a tokenizer was given.
+    """
+
+    file: str
+    ok: bool
+    format: str = ""
+    examples: int = 0
+    bytes: int = 0
+    problem: str = ""
+    hint: str = ""
+    rejected: list[Rejected] = []
+    repeated: int = 0
+    leaked: int = 0
+    trained: int = 0
+    told: int = 0
+    matches: list[Match] = []
+    answers: list[Told] = []
+    tokens: Lengths | None = None
+
+
+class Against(Struct, frozen=True):
+    """What a file is compared with: examples of an evaluation set."""
+
+    name: str
+    prints: Fingerprints
+    lines: Integers
+
+
+NAMED_ANSWERS = 10
+
+
+def fingerprints_of(name: str, split: str, columns: dict[str, str]) -> Against:
+    """Of all examples of a file.
+
+    Raises:
+        DataError: It can't be used.
+    """
+    prints, lines = array("Q"), array("q")
+    for example in Source(name, split, columns=columns):
+        prints.extend(fingerprint(example))
+        lines.append(example.line)
+    return Against(Path(name).name, np.array(prints, np.uint64).reshape(-1, 4), np.array(lines))
+
+
+def inspect(name: str, split: str, columns: dict[str, str], *, against: Against | None = None, output: Path | None = None) -> Inspection:
+    """Read a file as a training would. What is wrong with it is said, not raised.
+
+    Args:
+        against: The evaluation set.
+        output: Of a continuous run: what it was trained on before counts.
+    """
+    path = Path(name).expanduser()
+    found = Inspection(file=name, ok=False, bytes=path.stat().st_size if path.is_file() else 0)
+    prints, lines = array("Q"), array("q")
+
+    def reject(one: Rejected) -> None:
+        if len(found.rejected) < LISTED_LINES:
+            found.rejected.append(one)
+
+    try:
+        source = Source(name, split, tolerant=True, columns=columns, reject=reject)
+        for example in source:
+            prints.extend(fingerprint(example))
+            lines.append(example.line)
+            if how := answer_in_question(example):
+                found.told += 1
+                if found.told <= NAMED_ANSWERS:
+                    found.answers.append(Told(example.line, how))
+    except DataError as error:
+        found.problem, found.hint, found.rejected = error.problem, error.hint, []
+        return found
+    found.ok, found.format, found.examples = not found.rejected, source.format, source.examples
+    _compare(found, np.array(prints, np.uint64).reshape(-1, 4), np.array(lines), against, output)
+    return found
+
+
+def _compare(found: Inspection, prints: Fingerprints, lines: Integers, against: Against | None, output: Path | None) -> None:
+    within = repeated(prints, lines)
+    found.repeated, found.matches = len(within), list(within.matches)
+    if against is not None:
+        leaks = shared(prints, lines, against.prints, against.lines, against.name)
+        found.leaked, found.matches = len(leaks), found.matches + leaks.matches
+    if output is not None:
+        before = seen_before(output, prints, lines)
+        found.trained, found.matches = len(before), found.matches + before.matches
