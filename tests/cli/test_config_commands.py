@@ -24,9 +24,9 @@ def in_an_empty_directory(tmp_path, monkeypatch):
 
 
 def test_init_writes_a_file_that_says_the_defaults(in_an_empty_directory):
-    """A fresh file enables the five plugins and changes nothing else."""
+    """A fresh file enables the plugins that run as they are, and changes nothing else: inference has to be told a server first."""
     assert app.run(["init"]) == 0
-    assert load(environment={}).config == Config(plugins=list(PLUGINS))
+    assert load(environment={}).config == Config(plugins=[name for name in PLUGINS if name != "inference"])
 
 
 def test_what_init_comments_out_is_allowed(in_an_empty_directory):
