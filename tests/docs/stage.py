@@ -80,7 +80,7 @@ class Stage:
     def run(self, command: str) -> None:
         """One line of a page, as a shell takes it. What would follow for ever is interrupted after its first line."""
         line = command.replace(" RUN", f" {RUN}")
-        if any(word in line for word in ("control", "runs", "tail", RUN)):
+        if any(word in line for word in ("control", "runs", "tail", "logs ", "journal", RUN)):
             self.presume_a_bus()
             self.begin_training()
             wait_for(self.knows_the_run, 60.0, what="the training is known")

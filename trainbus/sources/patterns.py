@@ -183,7 +183,7 @@ def _row(match: re.Match[str] | None) -> Row | None:
 _PAIR = re.compile(rf"""['"]([^'"]+)['"]: (?:np\.float\d+\()?['"]?({NUMBER})['"]?\)?(?=[,}}])""", re.IGNORECASE)
 EXACT_STEPS = 1000
 """Up to here an epoch of four digits names the step exactly."""
-_BAR = re.compile(r"^\s*\d+%\|[^|]*\| *(\d+)/(\d+) \[")
+_BAR = re.compile(r"^\s*\d+%\|[^|]*\| *(\d{1,15})/(\d{1,15}) \[")
 
 
 def _transformers(line: str, memory: Memory) -> Row | None:

@@ -28,9 +28,7 @@ def from_row(row: Mapping[str, Any], run: str, number: int) -> list[events.Step 
     """One row as a step, an eval, both or nothing; ``number`` is its step when it names none. What is no number is left out."""
     step = step_of(row)
     known = number if step is None else step
-    stamp = next((row[name] for name in TIME_NAMES if isinstance(row.get(name), int | float)), 0)
-    # Seconds since the epoch or since the start; ns and ms stamps are larger than any of these.
-    time = int(stamp if stamp > 1e17 else stamp * 1e6 if stamp > 1e11 else stamp * 1e9) if math.isfinite(stamp) else 0
+    time = nanoseconds(next((row[name] for name in TIME_NAMES if isinstance(row.get(name), int | float)), 0))
     epoch = next((row[name] for name in EPOCH_NAMES if isinstance(row.get(name), float)), None)
     train: dict[str, float] = {}
     evaluation: dict[str, float] = {}
@@ -39,15 +37,31 @@ def from_row(row: Mapping[str, Any], run: str, number: int) -> list[events.Step 
             continue
         prefix = next((prefix for prefix in EVAL_PREFIXES if name.startswith(prefix)), None)
         if prefix is not None:
-            evaluation[name.removeprefix(prefix)] = float(value)
+            evaluation[name.removeprefix(prefix)] = real(value)
         else:
-            train[TRAIN_NAMES.get(name, name)] = float(value)
+            train[TRAIN_NAMES.get(name, name)] = real(value)
     made: list[events.Step | events.Eval] = []
     if train:
         made.append(events.Step(run=run, step=known, time=time, epoch=epoch, metrics=train))
     if evaluation:
         made.append(events.Eval(run=run, step=known, time=time, metrics=evaluation))
     return made
+
+
+def nanoseconds(stamp: float) -> int:
+    """A time in any unit as ns since the epoch, or since the start; 0 when it is none."""
+    value = real(stamp)
+    # Seconds are smaller than any stamp in ms or ns of these years.
+    scaled = value if value > 1e17 else value * 1e6 if value > 1e11 else value * 1e9
+    return int(scaled) if abs(scaled) < MAX_STEP else 0
+
+
+def real(value: float) -> float:
+    """A number as a float: a whole one that is too large for it is infinite."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
 
 
 def step_of(row: Mapping[str, Any]) -> int | None:

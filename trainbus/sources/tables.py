@@ -6,7 +6,6 @@ columns mean is told by `trainbus.sources.names`; a log that still grows is read
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from itertools import chain, pairwise
@@ -15,6 +14,7 @@ from typing import Any, Final
 from trainbus.bus import events
 from trainbus.errors import DataError
 from trainbus.sources.names import EPOCHS, EVALUATION, STEPS, TIMES, Column, meanings
+from trainbus.sources.rows import MAX_STEP, nanoseconds, real
 
 WRAPPERS: Final = frozenset({"metrics", "logs", "log", "scalars", "data", "values", "stats"})
 """Names of nested objects that say nothing."""
@@ -56,13 +56,11 @@ def _events(number: int, row: dict[str, Any], known: Mapping[str, Column], fille
         if column.role == "mark":
             marked = marked or (isinstance(value, str) and value.strip().lower() in EVALUATION)
         elif column.role and isinstance(value, int | float) and not (name in filled and value != value):
-            places[column.role].setdefault(column.name, float(value))
+            places[column.role].setdefault(column.name, real(value))
     step = next((places["step"][name] for name in STEPS if name in places["step"]), None)
-    stamp = next((places["time"][name] for name in TIMES if name in places["time"]), 0.0)
-    # Seconds since the epoch or since the start; ns and ms stamps are larger than any of these.
-    time = int(stamp if stamp > 1e17 else stamp * 1e6 if stamp > 1e11 else stamp * 1e9) if math.isfinite(stamp) else 0
+    time = nanoseconds(next((places["time"][name] for name in TIMES if name in places["time"]), 0.0))
     epoch = next((places["epoch"][name] for name in EPOCHS if name in places["epoch"]), None)
-    place = int(step) if step is not None and math.isfinite(step) else number
+    place = int(step) if step is not None and abs(step) < MAX_STEP else number
     train, evaluation = places["train"], places["eval"]
     if marked:
         train, evaluation = {}, train | evaluation
