@@ -112,6 +112,8 @@ FOUND = [
     ("histories", b'{"kind":"step","source":"s","metrics":{"loss":null}}'),
     ("histories", b"step,loss,time\n1" + b"0" * 40 + b",1.0,1" + b"0" * 300 + b"\n"),
     ("JSONL logs that grow", b'{"step":1,"loss":1' + b"0" * 400 + b',"time":1' + b"0" * 400 + b"}\n"),
+    ("lines of output", b"{'loss': 1.0, 'epoch': 1" + b"0" * 400 + b"}\n"),
+    ("lines of output", b"Epoch 1" + b"0" * 5_000 + b":  50%|# | 5/10 [00:01<00:01, train_loss=1.2]\n"),
     ("lines of output", b" 10%|# | 1/1" + b"0" * 90 + b" [00:01<00:09]\n{'loss': 1.5, 'epoch': 0.5}\n"),
     ("TensorBoard files", b"\x09" + b"\0" * 11 + b"\x09" + b"\0" * 8 + b"\0" * 4),
     ("trainer states that grow", b"[" * DEEP),
