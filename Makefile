@@ -4,7 +4,7 @@
 #   make page                the dashboard's page from web/, with Node of the system or from PyPI; nothing when it is up to date
 #   make demo ARGS=--exit    a small training run watched by five plugins
 #   make test                fast checks and all tests that aren't slow
-#   make test-all            also fault runs, 2,000 simulation seeds, real training
+#   make test-all            also fault runs, 2,000 simulation seeds, ten minutes of fuzzing, real training
 #   make check               everything that CI demands: format, lint, types, layers, docs, tests
 #   make faults              the fault matrix, each row 20 times; ARGS='--rows kill-* --rounds 5'
 #   make soak                an hour of events and of plugins that come and go; ARGS='--minutes 10'

@@ -27,10 +27,10 @@ def in_an_empty_directory(tmp_path, monkeypatch):
 
 
 def test_init_writes_a_file_that_says_the_defaults_but_for_the_trainer(in_an_empty_directory):
-    """A fresh file enables the five plugins, says what suits this machine for training, and changes nothing else."""
+    """A fresh file enables the plugins that run as they are (inference has to be told a server first), says what suits this machine for training, and changes nothing else."""
     assert app.run(["init"]) == 0
     config = load(environment={}).config
-    assert config == Config(plugins=list(PLUGINS), trainer=config.trainer)
+    assert config == Config(plugins=[name for name in PLUGINS if name != "inference"], trainer=config.trainer)
     trainer = msgspec.convert(config.trainer, TrainerConfig)
     assert trainer.batch_size * trainer.gradient_accumulation == 16
     assert app.run(["config", "check"]) == 0

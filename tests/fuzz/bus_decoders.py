@@ -34,10 +34,22 @@ from trainbus.bus.outbox import Outbox
 from trainbus.bus.segment import Segment
 from trainbus.bus.spool import Identity, Spool, read_meta
 from trainbus.bus.stream import Stream
-from trainbus.cli.init import template
 from trainbus.cli.render import line
 from trainbus.errors import ConfigError, JournalError, PluginError, ProtocolError, RefusedError, SpoolError, TrainbusError, UnreachableError
 
+CONFIGURATION = b"""# what starts, and how
+plugins = ["anomaly", "retention",
+  "web"]
+[bus]
+bind = "127.0.0.1"
+lost_after = 30.5
+journal_max_bytes = 1_000_000
+[trainer]
+[plugin.retention]
+keep_best = [{ metric = "eval_loss" }, { metric = "a/b", direction = "max", count = 2 }]
+[[plugin.retention.keep]]
+policy = "tiers"
+"""
 BROKEN_BODY = (msgspec.DecodeError,)
 TRAVELLING = all_examples()
 FRAMES = [content for name, content in TRAVELLING.items() if not name.startswith("event-")]
@@ -332,7 +344,7 @@ def bus_decoders(folder: Path) -> list[Decoder]:
         Decoder("journal rows", [b"r", b"\x80", b"12", b"running"], _journal_rows),
         Decoder(
             "the configuration",
-            [template().encode(), template().replace("\n#", "\n").encode(), b"bus.lost_after = 3", b"a.'b c'=[1, {x=2}]"],
+            [CONFIGURATION, b"bus.lost_after = 3", b"a.'b c'=[1, {x=2}]"],
             _configuration,
         ),
         Decoder("the connection file", [msgspec.json.encode(example(Connection))], _connection),

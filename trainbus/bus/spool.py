@@ -247,10 +247,13 @@ class Spool:
         try:
             lock = try_lock(draft, create=True)
             described = msgspec.json.encode(self.identity)
-            with (draft / "meta").open("x+b") as file:
+            handle = os.open(draft / "meta", os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            try:
                 size = _meta.size + len(described)
-                self._allocate(file.fileno(), 0, size)
-                memory = mmap.mmap(file.fileno(), size)
+                self._allocate(handle, 0, size)
+                memory = mmap.mmap(handle, size)
+            finally:
+                os.close(handle)
             _meta.pack_into(memory, 0, _MAGIC, *self.counters, len(described))
             memory[_meta.size :] = described
             draft.rename(self.path)

@@ -18,6 +18,9 @@ from trainbus.errors import ConfigError
 
 PLUGINS = ("anomaly", "retention", "memory", "web", "inference")
 
+ASKING = "inference"
+"""The plugin that can't run before it is told which server and which questions."""
+
 HEAD = """\
 # trainbus: what `trainbus up` starts, and how. Every line that is commented out shows a default.
 # `trainbus config show` prints what holds and where each value came from; `trainbus config check` only checks.
@@ -47,7 +50,9 @@ TAIL = """
 
 def template(machine: Hardware) -> str:
     """The text of a new file. It says nothing but defaults, apart from the list of plugins and from what ``machine`` suggests."""
-    names = "\n".join(f'  "{name}",' for name in PLUGINS)
+    names = "\n".join(
+        f'  "{name}",' if name != ASKING else f'  # "{name}" needs to know a server and questions: [plugin.{name}]' for name in PLUGINS
+    )
     bus = "\n".join(["", "[bus]", *(_commented(setting) for setting in settings(BusConfig))])
     sections = "\n".join(f"# [plugin.{name}]" for name in PLUGINS)
     suggested = "\n".join(f"# {one.why}\n{one.key} = {toml_value(one.value)}" for one in suggest(machine))

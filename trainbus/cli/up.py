@@ -104,7 +104,7 @@ def _detach(root: Path, timeout: float, as_json: bool) -> int:
     # Quiet: its output is a file, which nobody rotates; what the children print is in their own logs.
     arguments = [*(argument for argument in sys.argv[1:] if argument not in ("--detach", "-d")), "--quiet"]
     log = private_directory(root / "logs") / "up.log"
-    with log.open("wb") as output:
+    with os.fdopen(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb") as output:
         process = _start(arguments, output)
         running = _wait(root, process, timeout)
     if running is None:

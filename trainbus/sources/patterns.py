@@ -185,7 +185,7 @@ def _row(match: re.Match[str] | None) -> Row | None:
 _PAIR = re.compile(rf"""['"]([^'"]+)['"]: (?:np\.float\d+\()?['"]?({NUMBER})['"]?\)?(?=[,}}])""", re.IGNORECASE)
 EXACT_STEPS = 1000
 """Up to here an epoch of four digits names the step exactly."""
-_BAR = re.compile(r"^\s*\d+%\|[^|]*\| *(\d+)/(\d+) \[")
+_BAR = re.compile(r"^\s*\d+%\|[^|]*\| *(\d{1,15})/(\d{1,15}) \[")
 
 
 def _transformers(line: str, memory: Memory) -> Row | None:
@@ -201,7 +201,7 @@ def _transformers(line: str, memory: Memory) -> Row | None:
     if "train_runtime" in row:  # the last one sums the training up: no step logged it
         memory.finished = True
         return None
-    if not row.get("epoch", -1.0) >= 0 or not ("loss" in row or any(name.startswith("eval_") for name in row)):
+    if not 0 <= row.get("epoch", -1.0) < MAX_STEP or not ("loss" in row or any(name.startswith("eval_") for name in row)):
         return None
     # A bar is drawn ten times a second at most, so behind a fast training it is late. The epoch is not.
     if row["epoch"] > 0:
@@ -259,7 +259,7 @@ def _llmc(line: str, memory: Memory) -> Row | None:
 
 # --- Lightning's bars, tqdm's and rich's ---
 
-_LIGHTNING = re.compile(r"^Epoch (?P<epoch>\d+)(?:/\d+)?:?\s.*?(?P<batch>\d+)/(?P<batches>\d+)(?P<rest>.*)$")
+_LIGHTNING = re.compile(r"^Epoch (?P<epoch>\d{1,15})(?:/\d+)?:?\s.*?(?P<batch>\d{1,15})/(?P<batches>\d{1,15})(?P<rest>.*)$")
 _LIGHTNING_PAIR = re.compile(rf"([A-Za-z_][\w./-]*)(?:=|: )({NUMBER})(?=[,\]\s]|$)", re.IGNORECASE)
 _LIGHTNING_STALE = ("v_num", "it/s", "s/it")
 

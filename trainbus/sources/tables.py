@@ -69,11 +69,9 @@ def events_of(
         if column.role == "mark":
             marked = marked or (isinstance(value, str) and value.strip().lower() in EVALUATION)
         elif column.role and isinstance(value, int | float) and not (name in filled and value != value):
-            places[column.role].setdefault(column.name, float(value))
+            places[column.role].setdefault(column.name, real(value))
     step = next((places["step"][name] for name in STEPS if name in places["step"]), None)
-    stamp = next((places["time"][name] for name in TIMES if name in places["time"]), 0.0)
-    # Seconds since the epoch or since the start; ns and ms stamps are larger than any of these.
-    time = int(stamp if stamp > 1e17 else stamp * 1e6 if stamp > 1e11 else stamp * 1e9) if math.isfinite(stamp) else 0
+    time = nanoseconds(next((places["time"][name] for name in TIMES if name in places["time"]), 0.0))
     epoch = next((places["epoch"][name] for name in EPOCHS if name in places["epoch"]), None)
     place = int(step) if step is not None and abs(step) < MAX_STEP else number
     train, evaluation = places["train"], places["eval"]
@@ -97,6 +95,22 @@ def flattened(row: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         elif isinstance(value, int | float) and not isinstance(value, bool):
             made[prefix + name] = value
     return made
+
+
+def nanoseconds(stamp: float) -> int:
+    """A time in any unit as ns since the epoch, or since the start; 0 when it is none."""
+    value = real(stamp)
+    # Seconds are smaller than any stamp in ms or ns of these years.
+    scaled = value if value > 1e17 else value * 1e6 if value > 1e11 else value * 1e9
+    return int(scaled) if abs(scaled) < MAX_STEP else 0
+
+
+def real(value: float) -> float:
+    """A number as a float: a whole one that is too large for it is infinite."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
 
 
 def as_number(text: str) -> float | str:
