@@ -33,6 +33,7 @@ BENCHMARKS = {
     "replay": "history into a late subscriber",
     "broker": "the broker alone, and the limits of its parts",
     "dashboard": "the page with a run of a million steps, in headless Chromium",
+    "dashboard_peers": "the page beside TensorBoard and Trackio on the same points",
     "startup": "import trainbus and trainbus --help",
     "detector": "the anomaly plugin's cost of an event",
     "tokenising": "a file of 100,000 chats: speed and peak memory, beside datasets.map and the naive way",

@@ -5,8 +5,7 @@ import { useEffect, useState } from "preact/hooks";
 import { ApiPage } from "./api_page";
 import { number } from "./format";
 import { Help, useKeys } from "./help";
-import { book, connection, now, state, stream, useRun, view, go } from "./model";
-import { STALE_AFTER } from "./net";
+import { book, connection, now, stale, state, stream, useRun, view, go } from "./model";
 import { notifying, switchNotifications } from "./notify";
 import { useValue } from "./observable";
 import { Skeleton, arranged, order, remember } from "./panel";
@@ -25,6 +24,7 @@ import { AccuracyPanel, SamplesPanel } from "./panels/samples";
 import { StatusPanel } from "./panels/status";
 import { StepTimesPanel } from "./panels/step_times";
 import { nextTheme, theme } from "./theme";
+import type { DeclaredPanel } from "./types";
 import { DropTarget } from "./drop";
 
 const PANELS: [id: string, panel: () => ComponentChildren][] = [
@@ -47,17 +47,10 @@ const PANELS: [id: string, panel: () => ComponentChildren][] = [
 
 const THEMES = { "": ["◐", "as the system"], light: ["☀", "light"], dark: ["☾", "dark"] };
 
-const useStale = (): boolean => {
-  const { phase } = useValue(connection);
-  useValue(now);
-  return phase === "waiting" || stream.silence() > STALE_AFTER;
-};
-
 function Connection() {
   const { phase } = useValue(connection);
   const loading = useValue(state, (value) => value?.loading ?? false);
-  const stale = useStale();
-  const word = stale ? "stale" : loading ? "reading history" : phase === "live" ? "live" : "connecting";
+  const word = useValue(stale) ? "stale" : loading ? "reading history" : phase === "live" ? "live" : "connecting";
   return (
     <div id="connection" class={`connection ${word.replace(" ", "-")}`} role="status">
       <span class="dot" />
@@ -68,8 +61,9 @@ function Connection() {
 
 function Banner() {
   const { phase, problem, retryAt } = useValue(connection);
-  const stale = useStale();
-  if (!stale) return null;
+  const old = useValue(stale);
+  useValue(now, (at) => (old ? at : 0));
+  if (!old) return null;
   const seconds = Math.max(0, Math.ceil(((retryAt ?? Date.now()) - Date.now()) / 1000));
   const next = phase === "waiting" && seconds > 0 ? `Trying again in ${seconds} s.` : "Trying again now.";
   const age = Math.round(stream.silence() / 1000);
@@ -162,7 +156,7 @@ function Panels() {
     return () => clearTimeout(timer);
   }, [begun]);
   const wanted = useValue(order);
-  const declared = useValue(state, (value) => value?.panels) ?? [];
+  const declared = JSON.parse(useValue(state, (value) => JSON.stringify(value?.panels ?? []))) as DeclaredPanel[];
   const table = new Map<string, () => ComponentChildren>(PANELS);
   for (const panel of declared) table.set(`${panel.plugin}-${panel.id}`, () => <Declared panel={panel} key={panel.key} />);
   const ids = arranged([...table.keys()], wanted);
@@ -171,11 +165,12 @@ function Panels() {
 }
 
 function Content() {
-  const found = useValue(state);
+  // What stands on the page changes rarely; each panel looks after what stands in it.
+  const found = useValue(state, (value) => (value?.run ? "run" : value ? (value.loading ? "loading" : "empty") : ""));
   const { compare, page } = useValue(view);
   if (page === "api") return <ApiPage />;
   if (!found) return <div class="grid"><section class="card full"><Skeleton rows={4} /></section></div>;
-  if (!found.run) return found.loading ? <div class="grid"><section class="card full"><p class="meta">Reading the history of the bus …</p><Skeleton rows={4} /></section></div> : <Empty />;
+  if (found !== "run") return found === "loading" ? <div class="grid"><section class="card full"><p class="meta">Reading the history of the bus …</p><Skeleton rows={4} /></section></div> : <Empty />;
   return (
     <div class="columns">
       <RunList />
@@ -188,16 +183,21 @@ function Content() {
   );
 }
 
-export function App() {
-  const [helping, setHelping] = useState(false);
-  const stale = useStale();
+function Title() {
   const run = useRun();
-  useKeys(() => setHelping((open) => !open));
   useEffect(() => {
     document.title = run ? `${number(run.step)} · ${run.run} · trainbus` : "trainbus";
   }, [run?.step, run?.run]);
+  return null;
+}
+
+export function App() {
+  const [helping, setHelping] = useState(false);
+  const old = useValue(stale);
+  useKeys(() => setHelping((open) => !open));
   return (
-    <div class={stale && state.value ? "is-stale" : ""}>
+    <div class={old && state.value ? "is-stale" : ""}>
+      <Title />
       <a class="skip" href="#main" onClick={(event) => { event.preventDefault(); document.getElementById("main")?.focus(); }}>
         Skip to the charts
       </a>

@@ -1,7 +1,7 @@
 // The page's state: what the server said last, where in it the visitor looks, and the stream that keeps it fresh.
 
 import { useEffect, useState } from "preact/hooks";
-import { ApiError, get, type Connection, type Parameters, Stream } from "./net";
+import { ApiError, get, type Connection, type Parameters, STALE_AFTER, Stream } from "./net";
 import { Observable, Setting, useValue } from "./observable";
 import { SeriesBook } from "./series";
 import type { BusEvent, RunDetail, State } from "./types";
@@ -10,7 +10,7 @@ import type { BusEvent, RunDetail, State } from "./types";
 const REFRESH_PAUSE = 1000;
 const IDLE_REFRESH = 5000;
 // The list of events is drawn again at most this often, in ms.
-const TAIL_PAUSE = 250;
+const TAIL_PAUSE = 500;
 const RECENT_EVENTS = 60;
 const KEPT_EVENTS = 1000;
 
@@ -161,8 +161,14 @@ function showTail(): void {
   waiting = [];
 }
 
+export const stale = new Observable(false);
+
+const judge = () => (stale.value = connection.value.phase === "waiting" || stream.silence() > STALE_AFTER);
+connection.watch(judge);
+
 setInterval(() => {
   now.value = Date.now();
+  judge();
   // Ages and estimates change without events; while history is read, so does everything.
   if (connection.value.phase === "live" && (state.value?.loading || Date.now() - last > IDLE_REFRESH)) refresh();
 }, 1000);

@@ -96,10 +96,13 @@ export class Stream {
     this.heard = Date.now();
     const source = new EventSource(`/api/events?after=${after}`);
     this.source = source;
+    let told = false;
     const alive = () => {
       this.heard = Date.now();
       this.failures = 0;
-      this.options.onState({ phase: "live" });
+      // Told once, not with each of a hundred events a second.
+      if (!told) this.options.onState({ phase: "live" });
+      told = true;
     };
     source.onopen = alive;
     source.addEventListener("ping", alive);

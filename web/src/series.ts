@@ -10,7 +10,7 @@ const LIVE_POINTS = 600;
 const RECENT = 2000;
 const PAUSE = 1000;
 // Live points are drawn together, so that a busy run costs no more than a quiet one, in ms.
-const DRAW_PAUSE = 200;
+const DRAW_PAUSE = 400;
 const SLOW_PAUSE = 5000;
 
 // Series that the server derives from events; they are fetched again instead of continued here.

@@ -86,3 +86,42 @@ def test_a_checkpoint_is_restored_and_unpinned_from_the_page(system, visit, tmp_
     page.click("dialog button[type=submit]")
     page.wait_for_selector("[aria-label='Restore the checkpoint of step 1']")
     assert not oldest.exists()
+
+
+def test_plugins_are_restarted_removed_and_added_from_the_page_and_a_file_reaches_the_inbox(system, visit, tmp_path):
+    """Through the real supervisor, which changes the configuration file; the log is its own; the dashboard outlives its own restart."""
+    port, inbox = free_port(), tmp_path / "inbox"
+    inbox.mkdir()
+    system.up("web", "anomaly", web={"port": port, "inbox": str(inbox)})
+    before = system.wait_for_state("anomaly", "running").pid
+    web = system.wait_for_state("web", "running").pid
+    with trainbus.init("live", run="live", root=system.root) as run:
+        run.step(1, loss=1.0)
+        assert run.flush(20)
+    page = visit(f"http://127.0.0.1:{port}/", may_lose_server=True)
+    page.set_default_timeout(SECONDS)
+    page.click("[aria-label='Restart anomaly']")
+    page.click("dialog button[type=submit]")
+    shows(page, "#plugin-told", "anomaly: restart, now running")
+    assert system.plugin("anomaly").pid != before
+    page.click("[aria-label='Remove anomaly']")
+    page.click("dialog button[type=submit]")
+    shows(page, "#plugin-told", "anomaly: remove, now stopped")
+    assert "anomaly" not in system.plugins()
+    assert '"anomaly"' not in system.config.read_text()
+    page.select_option("#plugin-add", "anomaly")
+    page.click("[data-plugin-verb=add]")
+    page.click("dialog button[type=submit]")
+    shows(page, "#plugin-told", "anomaly: add, now running")
+    assert '"anomaly"' in system.config.read_text()
+    page.click("[aria-label='Log of web']")
+    shows(page, "#plugin-log pre", f"dashboard on http://127.0.0.1:{port}/")
+    page.set_input_files("#queue-add", {"name": "new.jsonl", "mimeType": "application/json", "buffer": b"{}\n"})
+    shows(page, "#uploads li.done", "new.jsonl")
+    assert (inbox / "new.jsonl").read_text() == "{}\n"
+    page.evaluate("window.sameDocument = true")
+    page.click("[aria-label='Restart web']")
+    page.click("dialog button[type=submit]")
+    wait_for(lambda: system.plugin("web").pid not in (None, web), 60, what="another process")
+    page.wait_for_selector("#connection.live")
+    assert page.evaluate("window.sameDocument")
