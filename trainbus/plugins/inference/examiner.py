@@ -13,6 +13,7 @@ from trainbus.plugins.inference.config import InferenceConfig
 from trainbus.plugins.inference.engines import Engine, make_engine
 from trainbus.plugins.inference.exams import Exam, evidence_of, metrics_of, verdicts_of
 from trainbus.plugins.inference.faults import AskError, Fault
+from trainbus.plugins.inference.harness_sitting import HarnessSitting, HarnessTask, tasks_of
 from trainbus.plugins.inference.http import Line
 from trainbus.plugins.inference.journal import published_samples, results
 from trainbus.plugins.inference.leasing import leased
@@ -41,6 +42,7 @@ class Examiner:
     def __init__(self, config: InferenceConfig, exams: list[Exam], key: str, context: Context) -> None:
         self.config = config
         self.exams = exams
+        self.tasks = tasks_of(config)
         self.context = context
         self.queue = Queue(context.state)
         self.reporter = Reporter(context)
@@ -85,24 +87,27 @@ class Examiner:
         while not await self.context.flush():
             self.context.logger.warning("the journal does not have everything yet that this plugin has published; waiting")
         examined, gone = await results(self.context, entry.run, entry.id, after=entry.offset)
-        due = [exam for exam in self.exams if entry.datasets is None or exam.name in entry.datasets]
-        missing = [exam for exam in due if exam.name not in examined]
+        everything: list[Exam | HarnessTask] = [*self.exams, *self.tasks]
+        due = [one for one in everything if entry.datasets is None or one.name in entry.datasets]
+        missing = [one for one in due if one.name not in examined]
         if gone or not missing:
             self._pass_over(entry, "it was deleted" if gone else "it was examined before")
             return
-        sittings = [await self._sit(exam, entry) for exam in missing]
+        sittings = [await self._sit(one, entry) for one in missing]
         try:
             async with leased(self.context, entry.id, reason="evaluation"):
                 await self._examine(entry, sittings)
         except LeaseRefusedError as refusal:
             self._pass_over(entry, f"it is being deleted ({refusal})")
 
-    async def _sit(self, exam: Exam, entry: Waiting) -> Sitting:
+    async def _sit(self, exam: Exam | HarnessTask, entry: Waiting) -> Sitting | HarnessSitting:
         """A sitting that goes on where one before it ended."""
+        if isinstance(exam, HarnessTask):
+            return HarnessSitting(exam, entry, self.config, self._key)
         published = await published_samples(self.context, entry.run, entry.id, exam.name, after=entry.offset)
         return Sitting(exam, entry, self.config, self.reporter, published)
 
-    async def _examine(self, entry: Waiting, sittings: list[Sitting]) -> None:
+    async def _examine(self, entry: Waiting, sittings: list[Sitting | HarnessSitting]) -> None:
         """Try until all sets are answered, a newer checkpoint is preferred, or the tries are used up."""
         failures, attempts = 0, entry.attempts
         line = Line(self.config.url, self._key, connections=self.config.concurrency, limit=self.config.max_answer_bytes)
@@ -129,7 +134,7 @@ class Examiner:
         self._examined += 1
         self._finish(entry)
 
-    async def _try(self, engine: Engine, entry: Waiting, sittings: list[Sitting]) -> AskError | None:
+    async def _try(self, engine: Engine, entry: Waiting, sittings: list[Sitting | HarnessSitting]) -> AskError | None:
         """Bring the checkpoint to the server and ask what is missing; what failed, or None when everything is answered."""
         try:
             model = await engine.prepare(entry)
@@ -145,7 +150,11 @@ class Examiner:
             self.context.logger.warning("checkpoint %s stays on the server: %s", entry.id, failure.problem)
         return None
 
-    async def _report(self, sitting: Sitting, duration: float) -> None:
+    async def _report(self, sitting: Sitting | HarnessSitting, duration: float) -> None:
+        if isinstance(sitting, HarnessSitting):
+            self.reporter.harness_result(sitting, duration)
+            sitting.reported = True
+            return
         entry, exam, scored = sitting.entry, sitting.exam, sitting.scored()
         against, before = await self._before.before(entry, exam.name)
         verdicts = verdicts_of(exam, scored)
@@ -165,11 +174,11 @@ class Examiner:
         except TimeoutError:
             return
 
-    def _give_up(self, entry: Waiting, failure: AskError, attempts: int, sittings: list[Sitting]) -> None:
+    def _give_up(self, entry: Waiting, failure: AskError, attempts: int, sittings: list[Sitting | HarnessSitting]) -> None:
         for sitting in sittings:
             sitting.publish_rest()
         answered = sum(sitting.answered for sitting in sittings)
-        self.reporter.given_up(entry, failure.problem, attempts, answered, sum(len(sitting.exam.questions) for sitting in sittings))
+        self.reporter.given_up(entry, failure.problem, attempts, answered, sum(sitting.size for sitting in sittings))
         self._given_up += 1
         self._finish(entry)
 

@@ -51,8 +51,18 @@ class Sitting:
         return len(self._scored) == len(self.exam.questions)
 
     @property
+    def name(self) -> str:
+        """The set's name in events."""
+        return self.exam.name
+
+    @property
+    def size(self) -> int:
+        """Questions in all."""
+        return len(self.exam.questions)
+
+    @property
     def answered(self) -> int:
-        """Questions that have one."""
+        """Questions that have an answer."""
         return len(self._scored)
 
     def scored(self) -> list[Scored]:
