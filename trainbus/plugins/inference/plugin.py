@@ -32,10 +32,10 @@ class InferencePlugin:
 
     @hookimpl
     def web_panels(self) -> list[Panel]:
-        """Every examined checkpoint with its accuracy, the interval of that, and whether it differs from the one before."""
+        """Evaluations with their accuracy, the interval of that, and whether a checkpoint differs from the one before."""
         fields = ("step", "dataset", "metrics.accuracy", "metrics.accuracy_low", "metrics.accuracy_high")
         compared = ("evidence.compared.better", "evidence.compared.worse", "evidence.compared.p_value", "checkpoint")
-        return [Panel(id="examined", title="Examined checkpoints", kind="table", events="eval", fields=(*fields, *compared))]
+        return [Panel(id="examined", title="Evaluations", kind="table", events="eval", fields=(*fields, *compared))]
 
     @hookimpl
     async def start(self, context: Context) -> None:
