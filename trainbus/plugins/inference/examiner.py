@@ -50,6 +50,7 @@ class Examiner:
         self._key = key
         self._changed = asyncio.Event()
         self._working_on = ""
+        self._on_server = ""
         self._examined = self._passed_over = self._given_up = 0
 
     def changed(self, run: str, step: int) -> None:
@@ -122,14 +123,14 @@ class Examiner:
                 told = "checkpoint %s, failure %d, try %d of %d: %s"
                 self.context.logger.warning(told, entry.id, failures, attempts, self.config.attempts, failure.problem)
                 if failure.fault is Fault.REFUSED or attempts >= self.config.attempts:
+                    await self._release(engine, entry)
                     self._give_up(entry, failure, attempts, sittings)
                     return
                 await self._pause(failures, entry)
-                if not self.queue.waits(entry.id):
-                    self._pass_over(entry, "it was deleted")
-                    return
-                if self.queue.superseded(entry, self.config.policy):
-                    self._pass_over(entry, "a newer one waits")
+                gone = not self.queue.waits(entry.id)
+                if gone or self.queue.superseded(entry, self.config.policy):
+                    await self._release(engine, entry)
+                    self._pass_over(entry, "it was deleted" if gone else "a newer one waits")
                     return
         self._examined += 1
         self._finish(entry)
@@ -137,18 +138,24 @@ class Examiner:
     async def _try(self, engine: Engine, entry: Waiting, sittings: list[Sitting | HarnessSitting]) -> AskError | None:
         """Bring the checkpoint to the server and ask what is missing; what failed, or None when everything is answered."""
         try:
-            model = await engine.prepare(entry)
+            model = self._on_server = await engine.prepare(entry)
             for sitting in [sitting for sitting in sittings if not sitting.reported]:
                 began = time.monotonic()
                 await sitting.ask(engine, model)
                 await self._report(sitting, time.monotonic() - began)
         except AskError as failure:
             return failure
+        await self._release(engine, entry)
+        return None
+
+    async def _release(self, engine: Engine, entry: Waiting) -> None:
+        """The server may forget the checkpoint, if it was brought there."""
+        model, self._on_server = self._on_server, ""
         try:
-            await engine.release(model)
+            if model:
+                await engine.release(model)
         except AskError as failure:
             self.context.logger.warning("checkpoint %s stays on the server: %s", entry.id, failure.problem)
-        return None
 
     async def _report(self, sitting: Sitting | HarnessSitting, duration: float) -> None:
         if isinstance(sitting, HarnessSitting):
