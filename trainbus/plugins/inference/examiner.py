@@ -7,6 +7,7 @@ import time
 
 from msgspec import Struct
 
+from trainbus.errors import TrainbusError
 from trainbus.hookspecs import Context, LeaseRefusedError
 from trainbus.plugins.inference.comparing import Predecessors
 from trainbus.plugins.inference.config import InferenceConfig
@@ -23,7 +24,7 @@ from trainbus.plugins.inference.sitting import Sitting
 from trainbus.plugins.inference.statistics import compare
 
 AFTER_ERROR = 5.0
-"""Seconds until the next try when something unforeseen happened, such as a broker that doesn't answer."""
+"""Seconds until the next try when the broker doesn't answer, or something unforeseen happened."""
 
 
 class ExaminerStats(Struct, frozen=True):
@@ -76,9 +77,13 @@ class Examiner:
             self._working_on = entry.id
             try:
                 await self._work(entry)
-            except Exception:
-                # The broker may be away. The entry stays in the queue, so nothing is lost by trying later.
+            except TrainbusError as error:
+                # The broker is away, or refuses. The entry stays in the queue, so nothing is lost by trying later.
+                self.context.logger.warning("checkpoint %s waits %g s: %s", entry.id, AFTER_ERROR, error)
+                await asyncio.sleep(AFTER_ERROR)
+            except Exception as error:
                 self.context.logger.exception("checkpoint %s could not be examined; trying again in %g s", entry.id, AFTER_ERROR)
+                self._unforeseen(entry, error)
                 await asyncio.sleep(AFTER_ERROR)
             finally:
                 self._working_on = ""
@@ -188,6 +193,14 @@ class Examiner:
         self.reporter.given_up(entry, failure.problem, attempts, answered, sum(sitting.size for sitting in sittings))
         self._given_up += 1
         self._finish(entry)
+
+    def _unforeseen(self, entry: Waiting, error: Exception) -> None:
+        """A fault of ours, or of what we use: it costs a try, so that it can't keep the next checkpoints waiting for ever."""
+        attempts = self.queue.failed(entry.id)
+        if attempts >= self.config.attempts:
+            self.reporter.given_up(entry, f"{type(error).__name__}: {error}.", attempts, 0, 0)
+            self._given_up += 1
+            self._finish(entry)
 
     def _pass_over(self, entry: Waiting, reason: str) -> None:
         self.context.logger.info("checkpoint %s is passed over: %s", entry.id, reason)

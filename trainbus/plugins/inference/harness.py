@@ -85,7 +85,10 @@ async def evaluate(config: InferenceConfig, harness: HarnessConfig, task: str, m
     if process.returncode or not lines:
         told = errors.decode("utf-8", "replace").strip().splitlines()
         raise AskError(Fault.TROUBLE, f"lm-evaluation-harness failed at {task}: {short(told[-1]) if told else 'it said nothing'}")
-    return msgspec.json.decode(lines[-1], type=TaskResult)
+    try:
+        return msgspec.json.decode(lines[-1], type=TaskResult)
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
+        raise AskError(Fault.TROUBLE, f"lm-evaluation-harness ended {task} with what is no result: {error}.") from error
 
 
 def finite(metrics: dict[str, object]) -> dict[str, float]:
