@@ -11,6 +11,7 @@ import click
 from rich.text import Text
 
 from trainbus.cli.checkpoint_changes import CHANGES
+from trainbus.cli.checkpoint_comparison import compare_
 from trainbus.cli.checkpoint_scope import Scope, retention_settings, scope, target_argument, without_bus_option
 from trainbus.cli.checkpoint_versions import VERSIONS
 from trainbus.cli.options import config_options, json_option, yes_option
@@ -134,7 +135,7 @@ def prune(
     return RefusedError.exit_code if held_back else 0
 
 
-for _command in (*CHANGES, *VERSIONS):
+for _command in (*CHANGES, compare_, *VERSIONS):
     command.add_command(_command)
 
 

@@ -1,6 +1,7 @@
 import asyncio
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -111,6 +112,25 @@ class ChatServer:
                 if body.get("logprobs"):
                     choice["logprobs"] = {"content": [{"token": letter, "logprob": -0.5} for letter in text]}
                 return web.json_response({"id": "x", "choices": [choice]})
+            case "silent":
+                await asyncio.sleep(3_600)
+                return web.Response()
+            case "deep json":
+                return web.Response(text='{"other":' + "[" * 3_900, content_type="application/json")
+            case "not utf-8":
+                return web.Response(body=b'{"choices": [{"message": {"content": "\xff\xfe"}}]}', content_type="application/json")
+            case "gzip bomb":
+                squeezed = zlib.compress(b" " * 5_000_000, wbits=31)
+                return web.Response(body=squeezed, headers={"Content-Encoding": "gzip"}, content_type="application/json")
+            case "bad gzip":
+                return web.Response(body=b"no gzip at all", headers={"Content-Encoding": "gzip"}, content_type="application/json")
+            case "no http":
+                assert request.transport is not None
+                request.transport.write(b"\x00\x01\x02 hello\r\n\r\n")
+                request.transport.close()
+                return web.Response()
+            case "long header":
+                return web.json_response({}, headers={"X-Long": "x" * 100_000})
             case "hang up":
                 assert request.transport is not None
                 request.transport.abort()

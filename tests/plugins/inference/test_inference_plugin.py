@@ -169,18 +169,32 @@ def test_a_checkpoint_is_given_up_after_its_tries_and_the_next_is_examined(exami
         ("10 MB", "more than 4096 bytes"),
         ("endless", "more than 4096 bytes"),
         ("slow drip", "did not finish its answer within 0.3 s"),
+        ("silent", "did not finish its answer within 0.3 s"),
+        ("deep json", "no JSON"),
+        ("not utf-8", "no JSON"),
+        ("gzip bomb", "more than 4096 bytes"),
+        ("bad gzip", "/chat/completions"),
+        ("no http", "/chat/completions"),
+        ("long header", "/chat/completions"),
+        ("hang up", "broke the connection"),
     ],
 )
 def test_a_hostile_answer_is_a_clear_alert_and_nothing_hangs(mode, told, examiner, server, until):
-    """Whatever the server sends, the alert says what it was."""
+    """Whatever the server sends, the alert says what it was, and the next checkpoint is examined."""
     server.mode = mode
-    harness = examiner(attempts=2, max_answer_bytes=4096, timeout=0.3 if mode == "slow drip" else 30.0)
+    harness = examiner(attempts=2, max_answer_bytes=4096, timeout=0.3 if mode in ("slow drip", "silent") else 30.0)
     harness.feed(checkpoint(1))
     until(lambda: [alert for alert in of(harness, Alert) if alert.rule == "checkpoint_not_examined"])
     alert = of(harness, Alert)[-1]
     assert told in alert.message
     assert len(alert.message) < 1000
     assert of(harness, Eval) == of(harness, Sample) == []
+    harness.stop()
+    server.mode = "good"
+    after = examiner(context=harness.context)
+    after.feed(checkpoint(2))
+    until(lambda: of(after, Eval))
+    assert [result.step for result in of(after, Eval)] == [2]
 
 
 def test_answers_that_came_are_kept_when_a_later_question_fails(examiner, server, until):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tests.plugins.inference.tools import QUESTIONS, behind, checkpoint, given_up, of, write_set
+from tests.plugins.inference.tools import QUESTIONS, Journaled, behind, checkpoint, given_up, of, write_set
 from trainbus.bus.events import Alert, Eval, Sample
+from trainbus.errors import UnreachableError
 
 
 def steps_of(harness, dataset="sums"):
@@ -120,6 +121,31 @@ def test_a_checkpoint_that_is_deleted_while_it_is_tried_again_is_let_go(examiner
     until(lambda: of(harness, Eval))
     assert {result.step for result in of(harness, Eval)} <= {1, 2}
     assert given_up(harness) == []
+
+
+class Broken(Journaled):
+    """The broker refuses at first; for one checkpoint something raises that nobody has foreseen."""
+
+    refusals = 3
+
+    def aquery(self, *, runs=(), **arguments):
+        if self.refusals:
+            self.refusals -= 1
+            raise UnreachableError("No broker answers.", hint="Start it.")
+        if runs == ["cursed"]:
+            raise ZeroDivisionError("division by zero")
+        return super().aquery(runs=runs, **arguments)
+
+
+def test_what_nobody_foresaw_costs_a_checkpoint_its_tries_and_an_absent_broker_none(examiner, until, tmp_path, monkeypatch):
+    """Otherwise one such checkpoint would keep all later ones waiting for ever."""
+    monkeypatch.setattr("trainbus.plugins.inference.examiner.AFTER_ERROR", 0.01)
+    harness = examiner(context=Broken(name="inference", directory=tmp_path), policy="every", attempts=2)
+    harness.feed(checkpoint(1), checkpoint(1, run="cursed"), checkpoint(2))
+    until(lambda: len(of(harness, Eval)) == 2)
+    assert steps_of(harness) == [1, 2]
+    assert [(alert.run, alert.evidence["attempts"]) for alert in given_up(harness)] == [("cursed", 2)]
+    assert "division by zero" in given_up(harness)[0].message
 
 
 def test_a_question_that_the_server_refuses_is_left_out_and_the_others_count(examiner, server, until):

@@ -44,7 +44,7 @@ def serve(adapters, tmp_path):
         log = tmp_path / f"serve-{len(started)}.log"
         command = [sys.executable, "-m", "trainbus", "serve", "--port", str(port), "--device", "cpu", "--store", str(tmp_path / "store")]
         with log.open("wb") as output:
-            process = subprocess.Popen([*command, "--model", f"tiny={adapters[0]}"], stdout=output, stderr=output)
+            process = subprocess.Popen([*command, f"tiny={adapters[0]}"], stdout=output, stderr=output)
         started.append(process)
         found = wait_for(lambda: re.search(r"http://127\.0\.0\.1:(\d+)", log.read_text()) or process.poll(), DEADLINE)
         assert isinstance(found, re.Match), log.read_text()[-2000:]

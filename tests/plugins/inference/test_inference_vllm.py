@@ -169,6 +169,16 @@ def test_a_whole_model_is_refused_without_asking_the_server(vllm, adapter, exami
     assert vllm.log == []
 
 
+def test_an_adapter_that_is_given_up_is_unloaded_too(vllm, adapter, examiner, server, until):
+    """Otherwise each such checkpoint would take of the server's memory for ever."""
+    server.reply = lambda body: vllm.error(400, "BadRequestError", "This model's maximum context length is 8 tokens.")
+    harness = examiner(engine="vllm")
+    harness.feed(checkpoint(1, path=adapter()))
+    until(lambda: given_up(harness))
+    assert vllm.adapters == {}
+    assert vllm.log[-1] == ("unload", "r@1:abc")
+
+
 def test_an_adapter_that_cannot_be_unloaded_costs_no_result(vllm, adapter, examiner, server, until, caplog):
     """It stays on the server, which is logged."""
     server.routes[UNLOAD] = lambda body: vllm.error(500, "InternalServerError", "Failed to remove lora adapter")

@@ -38,6 +38,32 @@ class ExamSet(Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
         return self.dataset or Path(self.questions).stem
 
 
+class HarnessConfig(Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
+    """Tasks of lm-evaluation-harness: ``[plugin.inference.harness]``.
+
+    Args:
+        tasks: Their names.
+        include: Folder with tasks of one's own.
+        limit: Ask only the first so many examples of each; 0 asks all.
+        fewshot: Examples before each question; None: as the task says.
+        chat: Ask by ``/chat/completions``; otherwise by ``/completions``, which tasks that compare likelihoods need.
+        tokenizer: A tokenizer's folder or name, which ``/completions`` needs for likelihoods.
+        seconds: Longest time for one task.
+        take_every: As for a set.
+        at_steps: As for a set.
+    """
+
+    tasks: tuple[str, ...] = ()
+    include: str = ""
+    limit: Annotated[int, Meta(ge=0)] = 0
+    fewshot: Annotated[int, Meta(ge=0)] | None = None
+    chat: bool = True
+    tokenizer: str = ""
+    seconds: Annotated[float, Meta(gt=0)] = 3_600.0
+    take_every: Annotated[int, Meta(ge=1)] = 1
+    at_steps: tuple[int, ...] = ()
+
+
 class InferenceConfig(Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
     """Settings of the examiner. Durations are seconds.
 
@@ -55,6 +81,7 @@ class InferenceConfig(Struct, kw_only=True, forbid_unknown_fields=True, frozen=T
         take_every: Of each run only every so many-th checkpoint, beginning with the first.
         at_steps: Only the first checkpoint at or after each of these steps. A newer checkpoint never takes its place.
         sets: Further sets, each with its own file, scorer and schedule.
+        harness: Tasks of lm-evaluation-harness, beside the sets.
         scorer: Which comparison decides that an answer is correct: a name, the name of an entry point, or ``module:function``.
         pattern: What the scorer ``regular_expression`` looks for.
         columns: One's own names of a question's columns: ``{question = "frage", answer = "antwort"}``.
@@ -87,6 +114,7 @@ class InferenceConfig(Struct, kw_only=True, forbid_unknown_fields=True, frozen=T
     take_every: Annotated[int, Meta(ge=1)] = 1
     at_steps: tuple[int, ...] = ()
     sets: tuple[ExamSet, ...] = ()
+    harness: HarnessConfig | None = None
     scorer: str = "normalised_match"
     pattern: str = ""
     columns: dict[str, str] = field(default_factory=dict)

@@ -7,12 +7,14 @@ import time
 
 from msgspec import Struct
 
+from trainbus.errors import TrainbusError
 from trainbus.hookspecs import Context, LeaseRefusedError
 from trainbus.plugins.inference.comparing import Predecessors
 from trainbus.plugins.inference.config import InferenceConfig
 from trainbus.plugins.inference.engines import Engine, make_engine
 from trainbus.plugins.inference.exams import Exam, evidence_of, metrics_of, verdicts_of
 from trainbus.plugins.inference.faults import AskError, Fault
+from trainbus.plugins.inference.harness_sitting import HarnessSitting, HarnessTask, tasks_of
 from trainbus.plugins.inference.http import Line
 from trainbus.plugins.inference.journal import published_samples, results
 from trainbus.plugins.inference.leasing import leased
@@ -22,7 +24,7 @@ from trainbus.plugins.inference.sitting import Sitting
 from trainbus.plugins.inference.statistics import compare
 
 AFTER_ERROR = 5.0
-"""Seconds until the next try when something unforeseen happened, such as a broker that doesn't answer."""
+"""Seconds until the next try when the broker doesn't answer, or something unforeseen happened."""
 
 
 class ExaminerStats(Struct, frozen=True):
@@ -41,6 +43,7 @@ class Examiner:
     def __init__(self, config: InferenceConfig, exams: list[Exam], key: str, context: Context) -> None:
         self.config = config
         self.exams = exams
+        self.tasks = tasks_of(config)
         self.context = context
         self.queue = Queue(context.state)
         self.reporter = Reporter(context)
@@ -48,6 +51,7 @@ class Examiner:
         self._key = key
         self._changed = asyncio.Event()
         self._working_on = ""
+        self._on_server = ""
         self._examined = self._passed_over = self._given_up = 0
 
     def changed(self, run: str, step: int) -> None:
@@ -73,9 +77,13 @@ class Examiner:
             self._working_on = entry.id
             try:
                 await self._work(entry)
-            except Exception:
-                # The broker may be away. The entry stays in the queue, so nothing is lost by trying later.
+            except TrainbusError as error:
+                # The broker is away, or refuses. The entry stays in the queue, so nothing is lost by trying later.
+                self.context.logger.warning("checkpoint %s waits %g s: %s", entry.id, AFTER_ERROR, error)
+                await asyncio.sleep(AFTER_ERROR)
+            except Exception as error:
                 self.context.logger.exception("checkpoint %s could not be examined; trying again in %g s", entry.id, AFTER_ERROR)
+                self._unforeseen(entry, error)
                 await asyncio.sleep(AFTER_ERROR)
             finally:
                 self._working_on = ""
@@ -85,24 +93,27 @@ class Examiner:
         while not await self.context.flush():
             self.context.logger.warning("the journal does not have everything yet that this plugin has published; waiting")
         examined, gone = await results(self.context, entry.run, entry.id, after=entry.offset)
-        due = [exam for exam in self.exams if entry.datasets is None or exam.name in entry.datasets]
-        missing = [exam for exam in due if exam.name not in examined]
+        everything: list[Exam | HarnessTask] = [*self.exams, *self.tasks]
+        due = [one for one in everything if entry.datasets is None or one.name in entry.datasets]
+        missing = [one for one in due if one.name not in examined]
         if gone or not missing:
             self._pass_over(entry, "it was deleted" if gone else "it was examined before")
             return
-        sittings = [await self._sit(exam, entry) for exam in missing]
+        sittings = [await self._sit(one, entry) for one in missing]
         try:
             async with leased(self.context, entry.id, reason="evaluation"):
                 await self._examine(entry, sittings)
         except LeaseRefusedError as refusal:
             self._pass_over(entry, f"it is being deleted ({refusal})")
 
-    async def _sit(self, exam: Exam, entry: Waiting) -> Sitting:
+    async def _sit(self, exam: Exam | HarnessTask, entry: Waiting) -> Sitting | HarnessSitting:
         """A sitting that goes on where one before it ended."""
+        if isinstance(exam, HarnessTask):
+            return HarnessSitting(exam, entry, self.config, self._key)
         published = await published_samples(self.context, entry.run, entry.id, exam.name, after=entry.offset)
         return Sitting(exam, entry, self.config, self.reporter, published)
 
-    async def _examine(self, entry: Waiting, sittings: list[Sitting]) -> None:
+    async def _examine(self, entry: Waiting, sittings: list[Sitting | HarnessSitting]) -> None:
         """Try until all sets are answered, a newer checkpoint is preferred, or the tries are used up."""
         failures, attempts = 0, entry.attempts
         line = Line(self.config.url, self._key, connections=self.config.concurrency, limit=self.config.max_answer_bytes)
@@ -117,35 +128,45 @@ class Examiner:
                 told = "checkpoint %s, failure %d, try %d of %d: %s"
                 self.context.logger.warning(told, entry.id, failures, attempts, self.config.attempts, failure.problem)
                 if failure.fault is Fault.REFUSED or attempts >= self.config.attempts:
+                    await self._release(engine, entry)
                     self._give_up(entry, failure, attempts, sittings)
                     return
                 await self._pause(failures, entry)
-                if not self.queue.waits(entry.id):
-                    self._pass_over(entry, "it was deleted")
-                    return
-                if self.queue.superseded(entry, self.config.policy):
-                    self._pass_over(entry, "a newer one waits")
+                gone = not self.queue.waits(entry.id)
+                if gone or self.queue.superseded(entry, self.config.policy):
+                    await self._release(engine, entry)
+                    self._pass_over(entry, "it was deleted" if gone else "a newer one waits")
                     return
         self._examined += 1
         self._finish(entry)
 
-    async def _try(self, engine: Engine, entry: Waiting, sittings: list[Sitting]) -> AskError | None:
+    async def _try(self, engine: Engine, entry: Waiting, sittings: list[Sitting | HarnessSitting]) -> AskError | None:
         """Bring the checkpoint to the server and ask what is missing; what failed, or None when everything is answered."""
         try:
-            model = await engine.prepare(entry)
+            model = self._on_server = await engine.prepare(entry)
             for sitting in [sitting for sitting in sittings if not sitting.reported]:
                 began = time.monotonic()
                 await sitting.ask(engine, model)
                 await self._report(sitting, time.monotonic() - began)
         except AskError as failure:
             return failure
-        try:
-            await engine.release(model)
-        except AskError as failure:
-            self.context.logger.warning("checkpoint %s stays on the server: %s", entry.id, failure.problem)
+        await self._release(engine, entry)
         return None
 
-    async def _report(self, sitting: Sitting, duration: float) -> None:
+    async def _release(self, engine: Engine, entry: Waiting) -> None:
+        """The server may forget the checkpoint, if it was brought there."""
+        model, self._on_server = self._on_server, ""
+        try:
+            if model:
+                await engine.release(model)
+        except AskError as failure:
+            self.context.logger.warning("checkpoint %s stays on the server: %s", entry.id, failure.problem)
+
+    async def _report(self, sitting: Sitting | HarnessSitting, duration: float) -> None:
+        if isinstance(sitting, HarnessSitting):
+            self.reporter.harness_result(sitting, duration)
+            sitting.reported = True
+            return
         entry, exam, scored = sitting.entry, sitting.exam, sitting.scored()
         against, before = await self._before.before(entry, exam.name)
         verdicts = verdicts_of(exam, scored)
@@ -165,13 +186,21 @@ class Examiner:
         except TimeoutError:
             return
 
-    def _give_up(self, entry: Waiting, failure: AskError, attempts: int, sittings: list[Sitting]) -> None:
+    def _give_up(self, entry: Waiting, failure: AskError, attempts: int, sittings: list[Sitting | HarnessSitting]) -> None:
         for sitting in sittings:
             sitting.publish_rest()
         answered = sum(sitting.answered for sitting in sittings)
-        self.reporter.given_up(entry, failure.problem, attempts, answered, sum(len(sitting.exam.questions) for sitting in sittings))
+        self.reporter.given_up(entry, failure.problem, attempts, answered, sum(sitting.size for sitting in sittings))
         self._given_up += 1
         self._finish(entry)
+
+    def _unforeseen(self, entry: Waiting, error: Exception) -> None:
+        """A fault of ours, or of what we use: it costs a try, so that it can't keep the next checkpoints waiting for ever."""
+        attempts = self.queue.failed(entry.id)
+        if attempts >= self.config.attempts:
+            self.reporter.given_up(entry, f"{type(error).__name__}: {error}.", attempts, 0, 0)
+            self._given_up += 1
+            self._finish(entry)
 
     def _pass_over(self, entry: Waiting, reason: str) -> None:
         self.context.logger.info("checkpoint %s is passed over: %s", entry.id, reason)

@@ -94,9 +94,10 @@ class Queue:
         if policy == "every":
             return waiting[0], []
         chosen = [entry for entry in waiting if entry.run == waiting[0].run][-1]
-        passed = [entry for entry in waiting if entry.run == chosen.run and entry.id != chosen.id and entry.datasets != entry.kept]
-        if reduced := {entry.id for entry in passed if entry.kept}:
-            self._save([msgspec.structs.replace(entry, datasets=entry.kept) if entry.id in reduced else entry for entry in waiting])
+        passed = [entry for entry in waiting if entry.run == chosen.run and entry.id != chosen.id]
+        if any(entry.kept for entry in passed):
+            kept = {entry.id: msgspec.structs.replace(entry, datasets=entry.kept) for entry in passed if entry.kept}
+            self._save([kept.get(entry.id, entry) for entry in waiting])
         return chosen, [entry for entry in passed if not entry.kept]
 
     def superseded(self, entry: Waiting, policy: Policy) -> bool:

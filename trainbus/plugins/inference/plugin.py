@@ -12,6 +12,8 @@ from trainbus.hookspecs import Context, Panel, hookimpl
 from trainbus.plugins.inference.config import InferenceConfig, api_key, check
 from trainbus.plugins.inference.examiner import Examiner
 from trainbus.plugins.inference.exams import load_exam
+from trainbus.plugins.inference.harness import check_harness
+from trainbus.plugins.inference.harness_sitting import tasks_of
 from trainbus.plugins.inference.schedule import Schedule
 
 
@@ -30,10 +32,10 @@ class InferencePlugin:
 
     @hookimpl
     def web_panels(self) -> list[Panel]:
-        """Every examined checkpoint with its accuracy, the interval of that, and whether it differs from the one before."""
+        """Evaluations with their accuracy, the interval of that, and whether a checkpoint differs from the one before."""
         fields = ("step", "dataset", "metrics.accuracy", "metrics.accuracy_low", "metrics.accuracy_high")
         compared = ("evidence.compared.better", "evidence.compared.worse", "evidence.compared.p_value", "checkpoint")
-        return [Panel(id="examined", title="Examined checkpoints", kind="table", events="eval", fields=(*fields, *compared))]
+        return [Panel(id="examined", title="Evaluations", kind="table", events="eval", fields=(*fields, *compared))]
 
     @hookimpl
     async def start(self, context: Context) -> None:
@@ -42,16 +44,17 @@ class InferencePlugin:
         Raises:
             ConfigError: A setting can't work.
             DataError: A file of questions is malformed.
-            PluginError: A third party's scorer can't be imported.
+            PluginError: A third party's scorer can't be imported, or lm-evaluation-harness is asked for and not installed.
         """
         config = context.config
         if not isinstance(config, InferenceConfig):
             raise ConfigError("plugin.inference has no settings.", hint="The host gives a plugin an instance of its config schema.")
         check(config)
+        check_harness(config.harness)
         key = api_key(config)
         sets = config.all_sets()
         exams = [await asyncio.to_thread(load_exam, one, config) for one in sets]
-        self._schedule = Schedule(context.state, sets)
+        self._schedule = Schedule(context.state, [*sets, *tasks_of(config)])
         self.examiner = Examiner(config, exams, key, context)
         self._work = asyncio.create_task(self.examiner.run())
         told = ", ".join(f"{len(exam.questions)} questions of {exam.settings.questions}" for exam in exams)

@@ -151,14 +151,13 @@ def _choices(record: dict[str, Any], path: Path, number: int) -> tuple[str, ...]
 
 def _chosen(told: Any, choices: tuple[str, ...], path: Path, number: int) -> str:
     """The right choice: given as its text, as its place from 0, or as its letter."""
-    if isinstance(told, str) and told in choices:
-        return told
-    place = (
-        told if isinstance(told, int) else LETTERS.find(told.strip("() .").upper()) if isinstance(told, str) and told.strip("() .") else -1
-    )
-    if isinstance(told, str) and told.isdigit():
-        place = int(told)
-    if isinstance(place, bool) or not 0 <= place < len(choices):
+    place: Any = told
+    if isinstance(told, str):
+        if told in choices:
+            return told
+        letter = told.strip("() .").upper()
+        place = int(told) if told.isdecimal() else LETTERS.find(letter) if len(letter) == 1 else -1
+    if isinstance(place, bool) or not isinstance(place, int) or not 0 <= place < len(choices):
         raise _wrong(
             path, number, f"its answer {told!r} is none of its choices: neither the text of one, nor its place from 0, nor its letter"
         )

@@ -7,6 +7,8 @@ from typing import Any
 from trainbus.bus import events
 from trainbus.hookspecs import Context
 from trainbus.plugins.inference.exams import Exam, Scored
+from trainbus.plugins.inference.harness import TaskResult
+from trainbus.plugins.inference.harness_sitting import HarnessSitting
 from trainbus.plugins.inference.pending import Waiting
 from trainbus.plugins.inference.questions import Question
 
@@ -63,6 +65,22 @@ class Reporter:
         told = ", ".join(f"{name} {value:.3f}" for name, value in metrics.items()) or "nothing to compare"
         self._context.logger.info(
             "checkpoint %s: %d questions of %s in %.1f s, %s", entry.id, len(exam.questions), exam.name, duration, told
+        )
+
+    def harness_result(self, sitting: HarnessSitting, duration: float) -> None:
+        """The eval event of a task of lm-evaluation-harness. Called when it has a result."""
+        entry, result = sitting.entry, sitting.result or TaskResult(metrics={})
+        self._context.publish(
+            events.Eval(
+                run=entry.run,
+                step=entry.step,
+                dataset=sitting.name,
+                metrics=result.metrics,
+                examples=result.examples,
+                duration=duration,
+                checkpoint=entry.id,
+                evidence={"harness": "lm_eval", "task_version": result.version},
+            )
         )
 
     def behind(self, run: str, waiting: int, step: int) -> None:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import MutableMapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
 from trainbus.bus import events
-from trainbus.plugins.inference.config import ExamSet
 
 SEEN = "seen"
 RUNS_KEPT = 200
@@ -22,6 +21,22 @@ class Seen(msgspec.Struct):
     step: int = -1
 
 
+class Due(Protocol):
+    """What has a schedule: a set of questions, or a task."""
+
+    @property
+    def name(self) -> str:
+        """Its name in events."""
+
+    @property
+    def take_every(self) -> int:
+        """See `InferenceConfig`."""
+
+    @property
+    def at_steps(self) -> tuple[int, ...]:
+        """See `InferenceConfig`."""
+
+
 class Schedule:
     """Counts the checkpoints of each run.
 
@@ -29,7 +44,7 @@ class Schedule:
         state: ``context.state``: committed together with the cursor, so that each checkpoint counts once.
     """
 
-    def __init__(self, state: MutableMapping[str, Any], sets: Sequence[ExamSet]) -> None:
+    def __init__(self, state: MutableMapping[str, Any], sets: Sequence[Due]) -> None:
         self._state = state
         self._sets = sets
 

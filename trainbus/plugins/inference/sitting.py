@@ -46,17 +46,22 @@ class Sitting:
         self._published = set(self._scored)
 
     @property
-    def complete(self) -> bool:
-        """Whether every question has an answer, or was refused."""
-        return len(self._scored) == len(self.exam.questions)
+    def name(self) -> str:
+        """The set's name in events."""
+        return self.exam.name
+
+    @property
+    def size(self) -> int:
+        """Questions in all."""
+        return len(self.exam.questions)
 
     @property
     def answered(self) -> int:
-        """Questions that have one."""
+        """Questions that have an answer."""
         return len(self._scored)
 
     def scored(self) -> list[Scored]:
-        """What came out, in the order of the set. Only when it is complete."""
+        """What came out, in the order of the set. Only when `ask` has returned."""
         return [self._scored[question.id] for question in self.exam.questions]
 
     async def ask(self, engine: Engine, model: str) -> None:

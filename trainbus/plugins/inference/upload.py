@@ -71,7 +71,7 @@ def contents_of(folder: Path) -> Contents:
         return Contents({str(path.relative_to(folder)): _digested(path) for path in sorted(folder.rglob("*")) if path.is_file()})
     try:
         return msgspec.json.decode(raw, type=Contents)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise AskError(Fault.REFUSED, f"{folder / MARKER} is damaged: {error}.") from error
 
 
