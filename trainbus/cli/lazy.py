@@ -26,6 +26,7 @@ GROUPS = ("Start", "Bus", "Training", "Models", "Plugins", "History", "Checkpoin
 LAZY: dict[str, Lazy] = {
     "demo": Lazy("Start", "trainbus.cli.demo:command", "Train a small model with all five plugins, and look."),
     "init": Lazy("Start", "trainbus.cli.init:command", "Write a commented trainbus.toml."),
+    "help": Lazy("Start", "trainbus.cli.help:command", "Explain trainbus, or one command."),
     "doctor": Lazy("Start", "trainbus.cli.doctor:command", "Check this machine, and say how to mend what is wrong."),
     "up": Lazy("Bus", "trainbus.cli.up:command", "Start the broker and the enabled plugins."),
     "status": Lazy("Bus", "trainbus.cli.status:command", "Show broker, runs, publishers and plugins."),
@@ -40,6 +41,7 @@ LAZY: dict[str, Lazy] = {
     "watch": Lazy("Training", "trainbus.cli.watch:command", "Watch a run in the terminal: loss, memory, alerts, plugins."),
     "infer": Lazy("Models", "trainbus.cli.infer:command", "Ask a model or any checkpoint: once, in a conversation, two beside each other."),
     "models": Lazy("Models", "trainbus.cli.models:command", "List, look at, save and delete models and checkpoints."),
+    "create": Lazy("Models", "trainbus.cli.create:command", "Make a model that has learnt nothing yet."),
     "generate": Lazy("Models", "trainbus.cli.generate:command", "Let a model write new training data into the inbox."),
     "plugins": Lazy("Plugins", "trainbus.cli.plugins:command", "List, add, remove or restart plugins; make and check your own."),
     "attach": Lazy("Plugins", "trainbus.cli.attach:command", "Run one plugin by hand against a running broker."),
