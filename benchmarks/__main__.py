@@ -35,6 +35,7 @@ BENCHMARKS = {
     "dashboard": "the page with a run of a million steps, in headless Chromium",
     "startup": "import trainbus and trainbus --help",
     "detector": "the anomaly plugin's cost of an event",
+    "serving": "answers in batches beside one at a time, and swapping adapters",
     "memory_cost": "the memory plugin's own CPU and memory while nothing happens",
 }
 WITH_PEERS = ("publish", "kill_peers", "cost", "throughput", "latency", "scale")

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import queue
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -99,7 +99,7 @@ class Generator:
         finally:
             ticket.cancel()
 
-    async def stream(self, prompt: Prompt, options: Options = GREEDY, *, adapter: str | None = None) -> AsyncIterator[Piece]:
+    async def stream(self, prompt: Prompt, options: Options = GREEDY, *, adapter: str | None = None) -> AsyncGenerator[Piece]:
         """The answer piece by piece; closing the iterator, or cancelling the task, cancels it. Raises as `iterate`."""
         loop = asyncio.get_running_loop()
         pieces: asyncio.Queue[Piece | TrainbusError] = asyncio.Queue()
@@ -180,6 +180,15 @@ class Generator:
     def encode(self, text: str) -> list[int]:
         """A text's token ids, with what the tokenizer puts at the beginning."""
         return self._prompts.encode(text, special=True)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Token ids as text, without special tokens."""
+        return self._prompts.decode(ids)
+
+    def encode_chat(self, messages: Prompt, *, adapter: str | None = None, open_answer: bool = True) -> list[int]:
+        """The token ids of messages; without ``open_answer`` nothing stands behind the last one."""
+        template = self._template(self._default if adapter is None else adapter)
+        return self._prompts.encode(self._prompts.text(messages, template=template, open_answer=open_answer), special=False)  # type: ignore[arg-type]
 
     def chat_text(self, messages: Prompt, *, adapter: str | None = None) -> str:
         """What the chat template makes of messages."""
