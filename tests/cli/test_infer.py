@@ -148,7 +148,8 @@ def test_a_checkpoint_of_a_run_is_asked_on_a_server_by_its_path_or_by_the_name_t
     with trainbus.init("r", run="r-1") as training:
         training.checkpoint(path, step=7, digest=seal(path, run="r-1", name="r", step=7).digest)
         assert training.flush(20)
-    for name, asked in (("latest", str(path)), ("r-1:7", str(path)), ("echo", "echo"), ("gpt-9", "gpt-9")):
+    stand_in.models.append("r-1:8")
+    for name, asked in (("latest", str(path)), ("r-1:7", str(path)), ("r-1:8", "r-1:8"), ("echo", "echo"), ("gpt-9", "gpt-9")):
         cli("--server", stand_in.url, "--model", name, "--prompt", "x")
         assert stand_in.asked[-1]["model"] == asked
 
