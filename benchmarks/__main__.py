@@ -37,6 +37,7 @@ BENCHMARKS = {
     "startup": "import trainbus and trainbus --help",
     "detector": "the anomaly plugin's cost of an event",
     "tokenising": "a file of 100,000 chats: speed and peak memory, beside datasets.map and the naive way",
+    "serving": "answers in batches beside one at a time, and swapping adapters",
     "memory_cost": "the memory plugin's own CPU and memory while nothing happens",
 }
 WITH_PEERS = ("publish", "kill_peers", "cost", "throughput", "latency", "scale")

@@ -27,7 +27,7 @@ def in_an_empty_directory(tmp_path, monkeypatch):
 
 
 def test_init_writes_a_file_that_says_the_defaults_but_for_the_trainer(in_an_empty_directory):
-    """A fresh file enables the plugins that run as they are (inference has to be told a server first), says what suits this machine for training, and changes nothing else."""
+    """A fresh file enables the plugins that run as they are (inference has to be told a server), and says what suits this machine."""
     assert app.run(["init"]) == 0
     config = load(environment={}).config
     assert config == Config(plugins=[name for name in PLUGINS if name != "inference"], trainer=config.trainer)

@@ -12,6 +12,7 @@ import pytest
 
 import trainbus
 from tests.inferring.conftest import stand_in as stand_in
+from tests.inferring.terminal import Terminal
 from tests.support import trainbus as command
 from tests.trainer.conftest import SHAPE
 from trainbus.cli.app import run
@@ -147,11 +148,13 @@ def test_a_checkpoint_of_a_run_is_asked_on_a_server_by_its_path_or_by_the_name_t
     with trainbus.init("r", run="r-1") as training:
         training.checkpoint(path, step=7, digest=seal(path, run="r-1", name="r", step=7).digest)
         assert training.flush(20)
-    for name, asked in (("latest", str(path)), ("r-1:7", str(path)), ("echo", "echo"), ("gpt-9", "gpt-9")):
+    stand_in.models.append("r-1:8")
+    for name, asked in (("latest", str(path)), ("r-1:7", str(path)), ("r-1:8", "r-1:8"), ("echo", "echo"), ("gpt-9", "gpt-9")):
         cli("--server", stand_in.url, "--model", name, "--prompt", "x")
         assert stand_in.asked[-1]["model"] == asked
 
 
+@pytest.mark.slow
 def test_the_demonstrations_server_answers_as_any_other_and_a_local_model_says_the_same(talker, cli):
     """One model on this machine and on a real server of the OpenAI form that can't stream: greedy answers are equal."""
     line = [sys.executable, "-m", "trainbus.demo.server", "--base", str(talker)]
@@ -187,21 +190,54 @@ def test_sampling_on_this_machine_keeps_its_promises(talker, cli):
 
 
 def test_a_set_on_this_machine_is_answered_in_batches_and_each_answer_finds_its_question(talker, cli, tmp_path):
-    """As one at a time; adapters compare with their base."""
+    """The same as one at a time."""
+    file = tmp_path / "set.jsonl"
+    file.write_text("".join(json.dumps({"question": f"q{n}"}) + "\n" for n in range(5)))
+    code, told = cli("--model", talker, "--file", file, "--max-tokens", 6, "--json")
+    assert code == 0, told
+    assert len({row["said"][0]["answer"] for row in told["answers"]}) > 1
+    one = cli("--model", talker, "--prompt", "q3", "--max-tokens", 6, "--json")[1]
+    assert one["answer"] == told["answers"][3]["said"][0]["answer"]
+
+
+@pytest.mark.slow
+def test_an_adapter_is_compared_with_the_base_that_it_names(talker, cli, tmp_path):
+    """Each by its folder; the adapter's base is found by its own note, or named."""
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
     adapter = tmp_path / "adapter"
     config = LoraConfig(r=4, lora_alpha=64, target_modules="all-linear", task_type="CAUSAL_LM", init_lora_weights=False)
     get_peft_model(AutoModelForCausalLM.from_pretrained(talker), config).save_pretrained(adapter)
-    file = tmp_path / "set.jsonl"
-    file.write_text("".join(json.dumps({"question": f"q{n}"}) + "\n" for n in range(5)))
-    code, told = cli("--model", talker, "--against", adapter, "--file", file, "--max-tokens", 6, "--json")
+    asked = ("--prompt", "q", "--max-tokens", 6, "--json")
+    code, told = cli("--model", talker, "--against", adapter, *asked)
     assert code == 0, told
     assert told["models"] == [str(talker), str(adapter)]
-    assert told["verdict"]["same"] < 5
-    one = cli("--model", adapter, "--prompt", "q3", "--max-tokens", 6, "--json")[1]
-    assert one["answer"] == told["answers"][3]["said"][1]["answer"]
+    assert told["verdict"]["same"] == 0
+    note = adapter / "adapter_config.json"
+    note.write_text(note.read_text().replace(str(talker), "/elsewhere"))
+    assert cli("--model", adapter, *asked)[0] == 8
+    assert cli("--model", adapter, "--base", talker, *asked)[1]["answer"] == told["answers"][0]["said"][1]["answer"]
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_an_answer_that_is_made_on_this_machine(talker):
+    """In a real terminal, and the conversation goes on."""
+    line = [sys.executable, "-m", "trainbus", "infer", "--model", str(talker), "--interactive"]
+    terminal = Terminal([*line, "--temperature", "1", "--seed", "1", "--max-tokens", "200"])
+    terminal.read_until(b">>> ")
+    terminal.type(b"a question\r")
+    terminal.read_until(b"a question\r\n")
+    terminal.type(b"\x03")
+    terminal.read_until(b"stopped")
+    terminal.read_until(b">>> ")
+    terminal.type(b"/set max_tokens 2\r")
+    terminal.read_until(b"max_tokens 2")
+    terminal.read_until(b">>> ")
+    terminal.type(b"again\r")
+    terminal.read_until(b"tokens/s")
+    terminal.type(b"\x04")
+    assert terminal.end() == 0
 
 
 def test_text_is_continued_without_a_chat_template_when_one_says_so(talker, cli, stand_in):

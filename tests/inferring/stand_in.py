@@ -23,6 +23,7 @@ class StandIn:
     """``asked`` are the bodies of requests; ``gone`` is set when a client cut an answer off; ``hold`` keeps a slow answer from going on."""
 
     def __init__(self):
+        self.models = list(GOOD)
         self.asked = []
         self.headers = []
         self.gone = threading.Event()
@@ -54,7 +55,7 @@ def serving():
             self.say(status, "application/json", json.dumps(value).encode())
 
         def do_GET(self):
-            self.say_json({"object": "list", "data": [{"id": name} for name in GOOD]})
+            self.say_json({"object": "list", "data": [{"id": name} for name in state.models]})
 
         def do_POST(self):
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))

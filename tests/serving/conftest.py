@@ -50,6 +50,14 @@ def make_adapter(base, directory, seed, **settings):
     return directory
 
 
+@pytest.fixture(autouse=True, scope="session")
+def one_thread():
+    """Beside other work on the machine, several threads of torch would wait for each other at every layer."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="session")
 def models(tmp_path_factory):
     """A folder with ``base`` and the adapters ``checkpoint-1`` and ``checkpoint-2``."""

@@ -51,8 +51,8 @@ def test_cached_logits_are_the_uncached_ones_whoever_joins_and_leaves(loaded):
 @pytest.mark.parametrize(
     "more",
     [
-        {"model_type": "gpt2", "n_embd": 64, "n_layer": 2, "n_head": 4},
-        {"model_type": "mistral", "sliding_window": 4},
+        pytest.param({"model_type": "gpt2", "n_embd": 64, "n_layer": 2, "n_head": 4}, marks=pytest.mark.slow),
+        pytest.param({"model_type": "mistral", "sliding_window": 4}, marks=pytest.mark.slow),
         {"model_type": "gemma3_text", "sliding_window": 4, "layer_types": ["sliding_attention", "full_attention"]},
     ],
     ids=lambda more: more["model_type"],

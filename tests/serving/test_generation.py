@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import math
+import shutil
 import threading
 
 import pytest
@@ -114,15 +115,20 @@ def test_the_first_token_of_a_text_of_its_own_has_no_probability(generator):
     assert math.isfinite(score.loss)
 
 
-def test_adapters_answer_each_with_their_own_weights(models, loaded):
-    """Asked at once, each request gets the adapter that it names, or the base; and what is taken away is unknown afterwards."""
+def test_adapters_answer_each_with_their_own_weights(models, loaded, tmp_path):
+    """Asked at once, each request gets the adapter that it names, or the base; what is taken away is unknown afterwards.
+
+    The base is never read again: its files are gone.
+    """
     prompt = loaded.tokenizer("abc")["input_ids"]
     expected = {"": reference(loaded, prompt, 10)}
     for name in ("checkpoint-1", "checkpoint-2"):
         alone = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(models / "base"), models / name).eval()
         expected[name] = reference(loaded._replace(model=alone), prompt, 10)
     assert len(set(expected.values())) == 3
-    own = load(models / "base", device="cpu")  # adapters are put into the model that is given
+    place = shutil.copytree(models / "base", tmp_path / "base")
+    own = load(place, device="cpu")  # adapters are put into the model that is given
+    shutil.rmtree(place)
     with Generator(own.model, own.tokenizer) as generator:
         for name in ("checkpoint-1", "checkpoint-2"):
             generator.add_adapter(name, models / name)

@@ -92,10 +92,11 @@ class _Chat:
     def talk(self) -> None:
         """Until the input ends."""
         with _history(self._terminal):
-            while (line := self._read()) is not None:
-                if line.strip().lower() in QUIT:
-                    return
+            while True:
                 try:
+                    line = self._read()
+                    if line is None or line.strip().lower() in QUIT:
+                        return
                     if line.lstrip().startswith("/"):
                         self._obey(line.strip())
                     elif line.strip():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
@@ -37,7 +37,8 @@ def opened(name: str, where: Where) -> Iterator[Asked]:
         TrainbusError: There is no such model, or it can't be loaded.
     """
     if where.server is not None:
-        yield where.server.model(name_on(where.server, name))
+        with _name_on(where.server, name) as (asked, label):
+            yield where.server.model(asked, label=label)
         return
     with named_model(name, reason="inference") as found:
         with stderr().status(f"loading {found.label}"):
@@ -55,23 +56,22 @@ def _loaded(found: Named, where: Where) -> LocalModel:
     return LocalModel.load(found.label, found.place, device=where.device, dtype=where.dtype, base=where.base)
 
 
-def name_on(server: Server, name: str) -> str:
-    """What a server calls the model that a person names: the same, or a checkpoint's id or path.
+@contextmanager
+def _name_on(server: Server, name: str) -> Iterator[tuple[str, str]]:
+    """What a server calls the model that a person names (the same, or a checkpoint's id or path), and what we call it.
 
     A server that loads what it is asked for lists nothing of it before; so what isn't listed is asked by its path.
     """
-    if not name:
-        return ""
     try:
-        listed = server.models()
+        listed = server.models() if name else []
     except RefusedError:  # it understood, and has no list for us
         listed = []
-    if name in listed:
-        return name
-    try:
-        with named_model(name) as found:
-            if found.record is None:
-                return found.place
-            return next((known for known in (found.record.id, found.label, found.place) if known in listed), found.place)
-    except TrainbusError:
-        return name  # a server may know models that nobody here does; it says so if it doesn't
+    with ExitStack() as stack:
+        asked = label = name
+        if name and name not in listed:
+            # A server may know models that nobody here does; it says so if it doesn't.
+            with suppress(TrainbusError):
+                found = stack.enter_context(named_model(name, reason="inference"))
+                known = (found.record.id, found.label) if found.record else ()
+                asked, label = next((one for one in known if one in listed), found.place), found.label
+        yield asked, label

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import importlib
 import os
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import click
@@ -14,7 +14,7 @@ from rich.text import Text
 from trainbus.cli import output
 from trainbus.cli.app import UsageError
 from trainbus.cli.options import json_option
-from trainbus.errors import ConfigError
+from trainbus.errors import ConfigError, ModelError
 
 GIB = 1 << 30
 READ_KEY, ADMIN_KEY = "TRAINBUS_SERVE_KEY", "TRAINBUS_SERVE_ADMIN_KEY"
@@ -94,8 +94,9 @@ def command(
 
     Keys come from files, or from TRAINBUS_SERVE_KEY and TRAINBUS_SERVE_ADMIN_KEY. Without keys only this machine may ask.
     """
-    for module in NEEDED:
-        importlib.import_module(module)
+    if missing := [name for name in NEEDED if find_spec(name) is None]:
+        hint = "Install them: pip install 'trainbus[serve]'"
+        raise ModelError(f"Serving needs libraries that are not installed: {', '.join(missing)}.", hint=hint, missing=missing)
     from trainbus.serving.config import POWER_PROFILES, ServeConfig
     from trainbus.serving.running import serve
 

@@ -49,7 +49,6 @@ class Exchange:
 
     def __exit__(self, *_: object) -> None:
         self._watchdog.cancel()
-        self.cut()
         if self._response is not None:
             self._response.close()
         self._connection.close()

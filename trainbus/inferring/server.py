@@ -62,8 +62,8 @@ class Server:
                 raise refusal(exchange.status, body, self.url)
             return read_models(body, self.url)
 
-    def model(self, name: str = "", *, concurrency: int = DEFAULT_CONCURRENCY) -> ServerModel:
-        """One of its models to ask; without a name the first that it lists.
+    def model(self, name: str = "", *, label: str = "", concurrency: int = DEFAULT_CONCURRENCY) -> ServerModel:
+        """One of its models to ask; without a name the first that it lists. ``label`` is what it is called in what people read.
 
         Raises:
             TrainbusError: As `models`, or it serves none.
@@ -73,7 +73,7 @@ class Server:
             if not listed:
                 raise RefusedError(f"{self.url} serves no model.", hint="Name one by --model if it loads them on demand.", code="server")
             name = listed[0]
-        return ServerModel(self, name, concurrency=concurrency)
+        return ServerModel(self, name, label=label, concurrency=concurrency)
 
     def complete(self, model: str, prompt: Prompt, sampling: Sampling, on_piece: OnPiece | None = None) -> Answer:
         """One answer; streamed when somebody wants its pieces.
@@ -146,14 +146,15 @@ class Server:
 class ServerModel:
     """One model of a server. See `trainbus.inferring.asking.Asked`."""
 
-    def __init__(self, server: Server, name: str, *, concurrency: int = DEFAULT_CONCURRENCY) -> None:
+    def __init__(self, server: Server, name: str, *, label: str = "", concurrency: int = DEFAULT_CONCURRENCY) -> None:
         self.server = server
-        self.name = name
+        self.name = label or name
+        self._asked = name
         self._concurrency = concurrency
 
     def ask(self, prompt: Prompt, sampling: Sampling, on_piece: OnPiece = ignore) -> Answer:
         """One answer."""
-        return self.server.complete(self.name, prompt, sampling, None if on_piece is ignore else on_piece)
+        return self.server.complete(self._asked, prompt, sampling, None if on_piece is ignore else on_piece)
 
     def ask_all(self, prompts: Sequence[Prompt], sampling: Sampling) -> Iterator[tuple[int, Answer]]:
         """Several at a time. Who stops listening, or interrupts it, ends those that run."""
