@@ -69,7 +69,7 @@ def kept_for_the_backward_pass(method, dtype):
 
 
 @pytest.mark.parametrize("method", ["full", "lora"])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", [pytest.param("float32", marks=pytest.mark.slow), "bfloat16"])
 def test_activations_are_estimated_within_a_third_of_what_torch_keeps(method, dtype):
     """Measured on a small model of four blocks: rather too much than too little."""
     tokens = TOKENS[0] * TOKENS[1]

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import shutil
 
 import pytest
-from transformers import AutoModelForCausalLM
 
 from tests.broker.broker_process import fill, small_disk
 from trainbus.bus.events import Command
@@ -15,21 +13,22 @@ from trainbus.trainer_node.config import TrainerConfig
 from trainbus.trainer_node.job import run_job
 from trainbus.trainer_node.observer import Silent
 from trainbus.trainer_node.part import Part
-from trainbus.trainer_node.room import MEBIBYTE, Room, first_checkpoint, is_disk_full
+from trainbus.trainer_node.room import Room, is_disk_full
 
 MEGABYTES = 40
 
 
 class Watcher(Silent):
-    """Fills the disk when training begins, and acts when it waits for room."""
+    """Fills the disk when a phase begins, and acts when training waits for room."""
 
-    def __init__(self, fill, when_waiting):
+    def __init__(self, fill, when_waiting, at="train"):
         self.fill = fill
+        self.at = at
         self.when_waiting = when_waiting
         self.waited = 0
 
     def phase(self, name):
-        if name == "train" and self.fill is not None:
+        if name == self.at and self.fill is not None:
             self.fill, begin = None, self.fill
             begin()
         if name == "no_room":
@@ -87,17 +86,10 @@ def test_a_disk_without_room_is_waited_for_and_the_training_then_goes_on(train, 
     assert "are free, and a checkpoint needs" in told[0]
 
 
-def test_a_save_that_runs_out_of_room_half_way_is_made_again(train, disk, tiny_base):
-    """What it left is removed; the same step is saved once there is room."""
+def test_a_save_that_runs_out_of_room_half_way_is_made_again(train, disk):
+    """Somebody else fills the disk after it was looked at: what the save left is removed, and it is made once there is room."""
     ballast = disk / "ballast"
-
-    def leave_too_little():
-        """As much as the first checkpoint is thought to need, weights and moments; it has other files, too."""
-        free = shutil.disk_usage(disk).free - first_checkpoint(AutoModelForCausalLM.from_pretrained(tiny_base), full=True) - MEBIBYTE
-        with ballast.open("wb") as file:
-            os.posix_fallocate(file.fileno(), 0, free)
-
-    watcher = Watcher(leave_too_little, ballast.unlink)
+    watcher = Watcher(lambda: fill(ballast), ballast.unlink, at="save")
     summary = train(watcher)
     assert (summary.outcome, summary.steps, watcher.waited) == ("completed", 10, 1)
     assert [checkpoints.step_of(path) for path in checkpoints.listed(disk / "out") if not checkpoints.faults(path)] == [5, 10]

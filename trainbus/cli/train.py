@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 PLAIN_EVERY_SECONDS = 5.0
 """In a pipe or a log a line about progress comes this often."""
 
+WAITING = ("paused", "no_room")
+"""Phases that say nothing of how long a step takes."""
+
 
 @click.command()
 @click.argument("file", required=False)
@@ -139,17 +142,20 @@ class Progress:
         self._bar: Any = None
         self._task: Any = None
         self._throttle: Any = None
+        self._pace: Any = None
 
     def __enter__(self) -> Progress:
-        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
         from rich.progress import Progress as Bar
 
         from trainbus.trainer_node.observer import Throttle
+        from trainbus.trainer_node.pace import Pace
 
         self._throttle = Throttle(PLAIN_EVERY_SECONDS)
+        self._pace = Pace()
         console = output.stderr()
         if console.is_terminal and not self._quiet:
-            columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()]
+            columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()]
             self._bar = Bar(*columns, TextColumn("{task.fields[told]}"), console=console, transient=True)
             self._task = self._bar.add_task("start", total=None, told="")
             self._bar.start()
@@ -161,6 +167,8 @@ class Progress:
 
     def phase(self, name: str) -> None:
         """A phase begins."""
+        if name in WAITING:
+            self._pace.forget()
         words = name.replace("_", " ")
         if self._bar is not None:
             self._bar.update(self._task, description=words, completed=0, total=None, told="")
@@ -174,10 +182,15 @@ class Progress:
 
     def step(self, step: int, total: int, loss: float) -> None:
         """An optimizer step is done."""
+        from trainbus.trainer_node.pace import words
+
+        self._pace.add(step, time.monotonic())
+        left = self._pace.left(total)
+        told = f"loss {loss:.4f}" + (f"  {words(left)} left" if left is not None and step < total else "")
         if self._bar is not None:
-            self._bar.update(self._task, completed=step, total=total, told=f"loss {loss:.4f}")
+            self._bar.update(self._task, completed=step, total=total, told=told)
         elif not self._quiet and (self._throttle.ready() or step == total):
-            output.note(f"step {step}/{total}  loss {loss:.4f}")
+            output.note(f"step {step}/{total}  {told}")
 
     def note(self, text: str) -> None:
         """A remark."""

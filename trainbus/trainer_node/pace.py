@@ -79,6 +79,10 @@ class Pace:
             self._points.clear()
         self._points.append((step, now))
 
+    def forget(self) -> None:
+        """What comes now is no pace: training waits. It begins anew with the next step."""
+        self._points.clear()
+
     def left(self, total: int) -> Left | None:
         """The time until step ``total``; None while nothing is known."""
         if len(self._points) < 2:

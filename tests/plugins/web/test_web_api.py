@@ -210,6 +210,16 @@ def test_what_is_no_command_or_comes_from_elsewhere_is_refused(body, headers, st
     assert board.context.commands == []
 
 
+def test_the_trainers_queue_is_edited_from_the_page(board):
+    """With the arguments that the verb wants; the trainer answers for them."""
+    asked = {"verb": "queue_priority", "arguments": {"job": "x.jsonl", "priority": "high"}}
+    assert board.post(COMMANDS, asked)[0] == 202
+    assert board.post(COMMANDS, {"verb": "queue_hold", "reason": "maintenance"})[0] == 202
+    assert [(sent.verb, sent.arguments) for sent in board.context.commands] == [
+        ("queue_priority", {"job": "x.jsonl", "priority": "high"}), ("queue_hold", {}),
+    ]  # fmt: skip
+
+
 def test_only_an_operator_steers(dashboard):
     """By token; without any token on loopback everybody, unless steering is off."""
     board = dashboard(token="look", operator_token="steer")

@@ -123,6 +123,32 @@ def test_a_death_is_explained_by_its_last_lines_with_advice(inbox, monkeypatch, 
     assert "batch size" in (inbox.folder / "failed" / "a.jsonl.reason.txt").read_text()
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_file_whose_last_checkpoint_could_not_be_finished_is_not_done(inbox, monkeypatch):
+    """The next file would go on from before it, and its last examples would be lost: it is tried again from the checkpoint before."""
+    folder = inbox.folder.parent
+    monkeypatch.setenv("PYTHONPATH", f"{folder}:{os.environ['PYTHONPATH']}")
+    (folder / "sitecustomize.py").write_text(
+        "import os, sys\n"
+        "if 'trainbus.trainer_node.inbox.worker' in ' '.join(sys.orig_argv):\n"
+        "    from trainbus.trainer_node import sealing\n"
+        "    original = sealing.seal\n"
+        "    def seal(path, **facts):\n"
+        f"        if facts['step'] == 8 and not os.path.exists('{folder}/failed'):\n"
+        f"            open('{folder}/failed', 'w').close()\n"
+        "            raise OSError(5, 'Input/output error')\n"
+        "        return original(path, **facts)\n"
+        "    sealing.seal = seal\n"
+    )
+    inbox.put("a.jsonl", questions(0, 16))
+    inbox.start("--until-empty")
+    inbox.wait_for("its last checkpoint could not be finished")
+    assert inbox.process.wait(LONG) == 0, inbox.log.read_text()
+    assert inbox.jobs()["completed"] == ["a.jsonl"]
+    assert (inbox.newest().step, inbox.newest().examples) == (8, 16)
+
+
 def test_an_inbox_has_no_end_so_a_schedule_that_needs_one_is_refused(inbox):
     """Told before anything is loaded."""
     refused = trainbus("train", "--config", str(inbox.config), "--set", "trainer.scheduler=cosine")
