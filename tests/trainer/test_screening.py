@@ -84,7 +84,7 @@ def test_the_evaluation_set_is_found_in_training_data_by_text_question_and_id(wr
     """Ids that are numbers count rows of their own file and mean nothing."""
     held = write("eval.jsonl", asked("one"), asked("two"), asked("three"), asked("four", id="q-4"), asked("five", id=5))
     path = write("d.jsonl", asked("new"), asked("one"), asked("TWO"), asked("three", "other"), asked("4", id="q-4"), asked("n", id=5))
-    found = inspect(str(path), "train", {}, against=fingerprints_of(str(held), "train", {}))
+    found = inspect(str(path), "train", {}, against=fingerprints_of(str(held), "train", {}), against_name="eval.jsonl")
     assert found.leaked == 4
     assert [(match.line, match.of_line, match.how, match.file) for match in found.matches] == [
         (2, 1, "the same", "eval.jsonl"),

@@ -19,19 +19,15 @@ from trainbus.trainer_node import data
 from trainbus.trainer_node.config import Policy, TrainerConfig
 from trainbus.trainer_node.dataset.cache import TokenCache, Tokenised, recipe_of
 from trainbus.trainer_node.dataset.encoding import Integers
-from trainbus.trainer_node.dataset.fingerprints import Fingerprints
+from trainbus.trainer_node.dataset.fingerprints import Fingerprinted
 from trainbus.trainer_node.dataset.overlaps import TRAINED, Overlap, remember, repeated, seen_before, shared
 from trainbus.trainer_node.dataset.packing import Packed
 from trainbus.trainer_node.dataset.statistics import lengths
 from trainbus.trainer_node.dataset.store import Report, Selection, TokenDataset
 
 
-class Dataset(Protocol):
+class Dataset(Fingerprinted, Protocol):
     """Tokenised examples, however they are kept."""
-
-    lines: Integers
-    """The line of each example in its file."""
-    prints: Fingerprints
 
     def __len__(self) -> int: ...
 
@@ -124,12 +120,12 @@ class Preparation:
         config = self._config
         out: set[int] = set()
         if evaluation is not None:
-            leaks = shared(training.prints, training.lines, evaluation.prints, evaluation.lines, Path(config.eval_file).name)
+            leaks = shared(training, evaluation, Path(config.eval_file).name)
             out |= self._apply(config.leaks, leaks, len(training), "are in the evaluation set, too", "leaks")
-        within = repeated(training.prints, training.lines)
+        within = repeated(training)
         out |= self._apply(config.duplicates, within, len(training), "repeat an earlier line", "duplicates")
         if job:
-            before = seen_before(output, training.prints, training.lines, but=job)
+            before = seen_before(output, training, but=job)
             out |= self._apply(config.duplicates, before, len(training), "were trained on in an earlier file", "duplicates")
         if len(out) == len(training):
             self._note("nothing would be left to train on, so nothing is skipped")
