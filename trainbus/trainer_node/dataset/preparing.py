@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import random
 import shutil
 import zipfile
 from collections.abc import Callable
@@ -24,6 +25,7 @@ from trainbus.trainer_node.dataset.overlaps import TRAINED, Overlap, remember, r
 from trainbus.trainer_node.dataset.packing import Packed
 from trainbus.trainer_node.dataset.statistics import lengths
 from trainbus.trainer_node.dataset.store import Report, Selection, TokenDataset
+from trainbus.trainer_node.formats import Example
 
 
 class Dataset(Fingerprinted, Protocol):
@@ -153,6 +155,27 @@ class Preparation:
         shutil.copyfile(found.rejected_file, rejected)
         what = f"{found.rejected:,} lines are no examples and were left out"
         self._note(f"{what} (the first: line {first.line}, {first.reason}); see {rejected}")
+
+
+def thinned(dataset: TokenDataset | Selection, most: int, seed: int) -> TokenDataset | Selection:
+    """At most so many examples of a dataset, in their order, the same for the same seed."""
+    if len(dataset) <= most:
+        return dataset
+    places = np.array(sorted(random.Random(seed).sample(range(len(dataset)), most)))
+    if isinstance(dataset, Selection):
+        return Selection(dataset.dataset, dataset.indices[places])
+    return Selection(dataset, places)
+
+
+def texts_of(dataset: Dataset, source: str, config: TrainerConfig, most: int) -> list[Example]:
+    """At most so many examples of a dataset as text, chosen by the configuration's seed: their lines are read from the source again.
+
+    Raises:
+        DataError: The source can't be read any more.
+    """
+    lines = dataset.lines.tolist()
+    chosen = set(random.Random(config.seed).sample(lines, min(most, len(lines))))
+    return data.load(source, config.data_split, tolerant=True, columns=config.columns, lines=chosen).examples if chosen else []
 
 
 def finish(output: Path, job: str, source: str, training: Dataset) -> None:

@@ -179,7 +179,7 @@ class Selection:
     """Some examples of a dataset, in the order of their indices; used as a dataset."""
 
     def __init__(self, dataset: TokenDataset, indices: Integers) -> None:
-        self._dataset = dataset
+        self.dataset = dataset
         self.indices = indices
 
     def __len__(self) -> int:
@@ -188,25 +188,25 @@ class Selection:
     def __getitem__(self, index: int) -> dict[str, list[int]]:
         if not 0 <= index < len(self):
             raise IndexError(index)
-        return self._dataset[int(self.indices[index])]
+        return self.dataset[int(self.indices[index])]
 
     @property
     def lines(self) -> Integers:
         """The line of each example in its file."""
-        return self._dataset.lines[self.indices]
+        return self.dataset.lines[self.indices]
 
     def prints(self, column: int) -> Integers:
         """One column of the fingerprints."""
-        return self._dataset.prints(column)[self.indices]
+        return self.dataset.prints(column)[self.indices]
 
     def lengths(self) -> Integers:
         """Tokens of each example."""
-        return self._dataset.lengths()[self.indices]
+        return self.dataset.lengths()[self.indices]
 
     def stats(self) -> Report:
         """What tokenising did to the file, with the counts of what is selected of it."""
-        learned = int(self._dataset.taught[self.indices].sum())
-        return structs.replace(self._dataset.stats(), examples=len(self), tokens=int(self.lengths().sum()), learned=learned)
+        learned = int(self.dataset.taught[self.indices].sum())
+        return structs.replace(self.dataset.stats(), examples=len(self), tokens=int(self.lengths().sum()), learned=learned)
 
 
 class Memory:
