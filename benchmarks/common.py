@@ -70,13 +70,13 @@ def _child(results: Any, function: Callable[..., object], arguments: tuple[objec
     os._exit(0)  # some peers go on uploading, or talking, at exit
 
 
-def in_a_process(function: Callable[..., Any], *arguments: object) -> Any:
-    """The function's result, computed in a fresh process."""
+def in_a_process(function: Callable[..., Any], *arguments: object, seconds: float = CHILD_SECONDS) -> Any:
+    """The function's result, computed in a fresh process, which may take so long."""
     context = multiprocessing.get_context("spawn")
     results = context.Queue()
     process = context.Process(target=_child, args=(results, function, arguments))
     process.start()
-    end = time.monotonic() + CHILD_SECONDS
+    end = time.monotonic() + seconds
     while results.empty() and process.is_alive() and time.monotonic() < end:
         time.sleep(0.05)
     try:

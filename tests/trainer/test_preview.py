@@ -50,7 +50,7 @@ def test_preview_shows_packed_rows_with_what_carries_loss_and_where_examples_end
     """Every example's answer is in brackets, and a bar stands between two examples."""
     file = tmp_path / "data.jsonl"
     file.write_text("".join(json.dumps({"question": f"q{n}?", "answer": f"a{n}"}) + "\n" for n in range(6)))
-    arguments = ("data", "preview", str(file), "--model", str(tiny_base), "--packed", "--set", "trainer.max_length=30")
+    arguments = ("data", "preview", str(file), "--model", str(tiny_base), "--packed", "--set", "trainer.max_length=20")
     shown = trainbus(*arguments)
     assert shown.returncode == 0, shown.stderr
     assert [shown.stdout.count(f"⟦a{n}<|end|>⟧") for n in range(6)] == [1] * 6

@@ -66,8 +66,9 @@ def check(
     from trainbus.trainer_node.dataset.inspection import fingerprints_of, inspect
 
     evaluation = fingerprints_of(settings.eval_file, settings.data_split, settings.columns) if settings.eval_file else None
+    name = Path(settings.eval_file).name
     output = Path(settings.output).expanduser() if settings.output else None
-    found = [inspect(file, settings.data_split, settings.columns, against=evaluation, output=output) for file in files]
+    found = [inspect(file, settings.data_split, settings.columns, against=evaluation, against_name=name, output=output) for file in files]
     tokenizer = _tokenizer(settings) if model else None
     for one in found:
         _judge(one, settings, tokenizer)

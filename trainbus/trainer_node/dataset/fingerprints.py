@@ -3,20 +3,54 @@
 from __future__ import annotations
 
 import unicodedata
-from typing import Any
+from array import array
+from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 import xxhash
 
+from trainbus.trainer_node.dataset.encoding import Integers
 from trainbus.trainer_node.formats import Example
 
 EXACT, NORMAL, PROMPT, ID = range(4)
 """Columns: the text as it is; the text without case, width and amount of blanks; the same of what stands before the last answer; the
 row's own id. 0 where there is nothing to compare."""
 
-Fingerprints = npt.NDArray[np.uint64]
-"""A row for each example."""
+
+class Fingerprinted(Protocol):
+    """Examples whose fingerprints are known."""
+
+    @property
+    def lines(self) -> Integers:
+        """The line of each in its file."""
+        ...
+
+    def prints(self, column: int) -> Integers:
+        """One column; a million examples have 8 MB of each, so only what is compared is read."""
+        ...
+
+
+class Fingerprints:
+    """Of a stream of examples."""
+
+    def __init__(self) -> None:
+        self._lines = array("q")
+        self._columns = tuple(array("Q") for _ in range(4))
+
+    def add(self, example: Example) -> None:
+        """One more."""
+        self._lines.append(example.line)
+        for column, value in zip(self._columns, fingerprint(example), strict=True):
+            column.append(value)
+
+    @property
+    def lines(self) -> Integers:
+        """The line of each example."""
+        return np.array(self._lines)
+
+    def prints(self, column: int) -> Integers:
+        """One column."""
+        return np.array(self._columns[column])
 
 
 def fingerprint(example: Example) -> tuple[int, int, int, int]:
@@ -43,8 +77,3 @@ def normalised(text: str) -> str:
     if not text.isascii():
         text = unicodedata.normalize("NFKC", text)
     return " ".join(text.casefold().split())
-
-
-def table(rows: Any) -> Fingerprints:
-    """Rows of `fingerprint` as an array."""
-    return np.array(list(rows), np.uint64).reshape(-1, 4)

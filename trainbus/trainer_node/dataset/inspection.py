@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from array import array
 from pathlib import Path
 
-import numpy as np
 from msgspec import Struct
 
 from trainbus.errors import DataError
 from trainbus.trainer_node.dataset.answers import answer_in_question
-from trainbus.trainer_node.dataset.encoding import Integers
-from trainbus.trainer_node.dataset.fingerprints import Fingerprints, fingerprint
+from trainbus.trainer_node.dataset.fingerprints import Fingerprints
 from trainbus.trainer_node.dataset.overlaps import Match, repeated, seen_before, shared
 from trainbus.trainer_node.dataset.source import LISTED_LINES, Rejected, Source
 from trainbus.trainer_node.dataset.statistics import Lengths
@@ -48,40 +45,39 @@ class Inspection(Struct, kw_only=True):
     tokens: Lengths | None = None
 
 
-class Against(Struct, frozen=True):
-    """What a file is compared with: examples of an evaluation set."""
-
-    name: str
-    prints: Fingerprints
-    lines: Integers
-
-
 NAMED_ANSWERS = 10
 
 
-def fingerprints_of(name: str, split: str, columns: dict[str, str]) -> Against:
+def fingerprints_of(name: str, split: str, columns: dict[str, str]) -> Fingerprints:
     """Of all examples of a file.
 
     Raises:
         DataError: It can't be used.
     """
-    prints, lines = array("Q"), array("q")
+    found = Fingerprints()
     for example in Source(name, split, columns=columns):
-        prints.extend(fingerprint(example))
-        lines.append(example.line)
-    return Against(Path(name).name, np.array(prints, np.uint64).reshape(-1, 4), np.array(lines))
+        found.add(example)
+    return found
 
 
-def inspect(name: str, split: str, columns: dict[str, str], *, against: Against | None = None, output: Path | None = None) -> Inspection:
+def inspect(
+    name: str,
+    split: str,
+    columns: dict[str, str],
+    *,
+    against: Fingerprints | None = None,
+    against_name: str = "",
+    output: Path | None = None,
+) -> Inspection:
     """Read a file as a training would. What is wrong with it is said, not raised.
 
     Args:
-        against: The evaluation set.
+        against: The evaluation set, of the file ``against_name``.
         output: Of a continuous run: what it was trained on before counts.
     """
     path = Path(name).expanduser()
     found = Inspection(file=name, ok=False, bytes=path.stat().st_size if path.is_file() else 0)
-    prints, lines = array("Q"), array("q")
+    prints = Fingerprints()
 
     def reject(one: Rejected) -> None:
         if len(found.rejected) < LISTED_LINES:
@@ -90,8 +86,7 @@ def inspect(name: str, split: str, columns: dict[str, str], *, against: Against 
     try:
         source = Source(name, split, tolerant=True, columns=columns, reject=reject)
         for example in source:
-            prints.extend(fingerprint(example))
-            lines.append(example.line)
+            prints.add(example)
             if how := answer_in_question(example):
                 found.told += 1
                 if found.told <= NAMED_ANSWERS:
@@ -100,16 +95,12 @@ def inspect(name: str, split: str, columns: dict[str, str], *, against: Against 
         found.problem, found.hint, found.rejected = error.problem, error.hint, []
         return found
     found.ok, found.format, found.examples = not found.rejected, source.format, source.examples
-    _compare(found, np.array(prints, np.uint64).reshape(-1, 4), np.array(lines), against, output)
-    return found
-
-
-def _compare(found: Inspection, prints: Fingerprints, lines: Integers, against: Against | None, output: Path | None) -> None:
-    within = repeated(prints, lines)
+    within = repeated(prints)
     found.repeated, found.matches = len(within), list(within.matches)
     if against is not None:
-        leaks = shared(prints, lines, against.prints, against.lines, against.name)
+        leaks = shared(prints, against, against_name)
         found.leaked, found.matches = len(leaks), found.matches + leaks.matches
     if output is not None:
-        before = seen_before(output, prints, lines)
+        before = seen_before(output, prints)
         found.trained, found.matches = len(before), found.matches + before.matches
+    return found

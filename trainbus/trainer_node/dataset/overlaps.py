@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from msgspec import Struct
 
 from trainbus.trainer_node.dataset.encoding import Bools, Integers
-from trainbus.trainer_node.dataset.fingerprints import EXACT, ID, NORMAL, PROMPT, Fingerprints
+from trainbus.trainer_node.dataset.fingerprints import EXACT, ID, NORMAL, PROMPT, Fingerprinted
 
 NAMED = 10
 """So many are named; all are counted."""
@@ -42,39 +41,37 @@ class Overlap(Struct, frozen=True):
         return len(self.indices)
 
 
-def repeated(prints: Fingerprints, lines: Integers) -> Overlap:
+def repeated(examples: Fingerprinted) -> Overlap:
     """Examples that an earlier line of the same file holds already, but for case and blanks."""
-    _, first, group = np.unique(prints[:, NORMAL], return_index=True, return_inverse=True)
+    _, first, group = np.unique(examples.prints(NORMAL), return_index=True, return_inverse=True)
     origin = first[group]
     indices = np.flatnonzero(origin != np.arange(len(origin)))
-    named = indices[:NAMED]
-    matches = [
-        Match(int(lines[i]), HOW[EXACT if prints[i, EXACT] == prints[origin[i], EXACT] else NORMAL], int(lines[origin[i]])) for i in named
-    ]
+    lines, exact = examples.lines, examples.prints(EXACT)
+    matches = [Match(int(lines[i]), HOW[EXACT if exact[i] == exact[origin[i]] else NORMAL], int(lines[origin[i]])) for i in indices[:NAMED]]
     return Overlap(indices.tolist(), matches)
 
 
-def shared(prints: Fingerprints, lines: Integers, other: Fingerprints, other_lines: Integers, name: str = "") -> Overlap:
-    """Examples that ``other`` holds, too: the text, the question or the id. What is exactly the same is said to be that."""
-    how = np.full(len(prints), -1)
+def shared(examples: Fingerprinted, others: Fingerprinted, name: str = "") -> Overlap:
+    """Examples that others hold, too: the text, the question or the id. What is exactly the same is said to be that.
+
+    Args:
+        name: Of the others' file.
+    """
+    lines, other_lines = examples.lines, others.lines
+    how = np.full(len(lines), -1, np.int8)
     for column in (ID, PROMPT, NORMAL, EXACT):
-        how[np.isin(prints[:, column], other[:, column]) & (prints[:, column] != 0)] = column
+        values = examples.prints(column)
+        how[_found_in(np.sort(others.prints(column)), values)[1] & (values != 0)] = column
     indices = np.flatnonzero(how >= 0)
     matches = []
     for index in indices[:NAMED]:
-        found = np.flatnonzero(other[:, how[index]] == prints[index, how[index]])[0]
-        matches.append(Match(int(lines[index]), HOW[int(how[index])], int(other_lines[found]), name))
+        column = int(how[index])
+        found = np.flatnonzero(others.prints(column) == examples.prints(column)[index])[0]
+        matches.append(Match(int(lines[index]), HOW[column], int(other_lines[found]), name))
     return Overlap(indices.tolist(), matches)
 
 
-class Fingerprinted(Protocol):
-    """Examples whose fingerprints are known."""
-
-    prints: Fingerprints
-    lines: Integers
-
-
-def remember(output: Path, job: str, name: str, dataset: Fingerprinted) -> None:
+def remember(output: Path, job: str, name: str, examples: Fingerprinted) -> None:
     """Write down that the weights of this run have seen these examples.
 
     Raises:
@@ -82,33 +79,37 @@ def remember(output: Path, job: str, name: str, dataset: Fingerprinted) -> None:
     """
     folder = output / TRAINED
     folder.mkdir(parents=True, exist_ok=True)
-    order = np.argsort(dataset.prints[:, NORMAL])
-    seen = np.stack([dataset.prints[order, NORMAL], dataset.lines[order].astype(np.uint64)], axis=1)
+    prints = examples.prints(NORMAL)
+    order = np.argsort(prints)
+    seen = np.stack([prints[order], examples.lines[order].astype(np.uint64)], axis=1)
     partial = folder / f".{job}.{os.getpid()}"
     with partial.open("wb") as file:
         np.save(file, seen)
     partial.replace(folder / f"{job}--{name.removeprefix(f'{job}-')}.npy")
 
 
-def seen_before(output: Path, prints: Fingerprints, lines: Integers, *, but: str = "") -> Overlap:
+def seen_before(output: Path, examples: Fingerprinted, *, but: str = "") -> Overlap:
     """Examples that this run was trained on in an earlier file. One file at a time is looked at, in mapped memory.
 
     Args:
         but: A job that does not count: the one that asks.
     """
+    prints, lines = examples.prints(NORMAL), examples.lines
     found: dict[int, Match] = {}
     for job, name, seen in _records(output):
         if job == but:
             continue
-        places = np.minimum(np.searchsorted(seen[:, 0], prints[:, NORMAL]), len(seen) - 1)
-        for index in np.flatnonzero(_equal(seen[places, 0], prints[:, NORMAL])):
+        places, there = _found_in(seen[:, 0], prints)
+        for index in np.flatnonzero(there):
             found.setdefault(int(index), Match(int(lines[index]), HOW[NORMAL], int(seen[places[index], 1]), name))
     indices = sorted(found)
     return Overlap(indices, [found[index] for index in indices[:NAMED]])
 
 
-def _equal(one: Integers, other: Integers) -> Bools:
-    return np.asarray(one == other, np.bool_)
+def _found_in(ordered: Integers, values: Integers) -> tuple[Integers, Bools]:
+    """Where each value stands in an ordered array that is not empty, and whether it does."""
+    places = np.minimum(np.searchsorted(ordered, values), len(ordered) - 1)
+    return places, np.asarray(ordered[places] == values, np.bool_)
 
 
 def _records(output: Path) -> Iterator[tuple[str, str, Integers]]:

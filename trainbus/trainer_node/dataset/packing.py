@@ -7,6 +7,7 @@ flex_attention) and its flash attention know where examples end. Models that do 
 
 from __future__ import annotations
 
+from array import array
 from typing import Any
 
 import numpy as np
@@ -34,7 +35,6 @@ class Packed:
 
     def __init__(self, dataset: TokenDataset | Selection, size: int) -> None:
         self._dataset = dataset
-        self.lines, self.prints = dataset.lines, dataset.prints
         bins = best_fit(dataset.lengths(), size)
         self._order = np.argsort(bins, kind="stable")
         self._starts = np.concatenate(([0], np.cumsum(np.bincount(bins))))
@@ -53,6 +53,15 @@ class Packed:
             row["position_ids"] += range(len(example["input_ids"]))
         return row
 
+    @property
+    def lines(self) -> Integers:
+        """The line of each example (not pack) in its file."""
+        return self._dataset.lines
+
+    def prints(self, column: int) -> Integers:
+        """One column of the examples' fingerprints."""
+        return self._dataset.prints(column)
+
     def members(self, index: int) -> Integers:
         """Indices of a pack's examples."""
         return self._order[self._starts[index] : self._starts[index + 1]]
@@ -69,10 +78,10 @@ class Packed:
 def best_fit(lengths: Integers, size: int) -> Integers:
     """The bin of each length: the longest first, each into the fullest bin that has room for it (best fit decreasing)."""
     bins = np.zeros(len(lengths), np.int64)
-    open_bins: dict[int, list[int]] = {}  # by room
+    open_bins: dict[int, array[int]] = {}  # by room
     rooms = 0  # bit r: there is a bin with room r
     count = 0
-    for index in np.argsort(-lengths, kind="stable").tolist():
+    for index in np.argsort(-lengths, kind="stable"):
         length = int(lengths[index])
         fitting = rooms >> length
         if fitting:
@@ -85,7 +94,7 @@ def best_fit(lengths: Integers, size: int) -> Integers:
         bins[index] = chosen
         left = room - length
         if left > 0:
-            open_bins.setdefault(left, []).append(chosen)
+            open_bins.setdefault(left, array("q")).append(chosen)
             rooms |= 1 << left
     return bins
 

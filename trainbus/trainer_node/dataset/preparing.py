@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import random
 import shutil
 import zipfile
 from collections.abc import Callable
@@ -19,19 +20,16 @@ from trainbus.trainer_node import data
 from trainbus.trainer_node.config import Policy, TrainerConfig
 from trainbus.trainer_node.dataset.cache import TokenCache, Tokenised, recipe_of
 from trainbus.trainer_node.dataset.encoding import Integers
-from trainbus.trainer_node.dataset.fingerprints import Fingerprints
+from trainbus.trainer_node.dataset.fingerprints import Fingerprinted
 from trainbus.trainer_node.dataset.overlaps import TRAINED, Overlap, remember, repeated, seen_before, shared
 from trainbus.trainer_node.dataset.packing import Packed
 from trainbus.trainer_node.dataset.statistics import lengths
 from trainbus.trainer_node.dataset.store import Report, Selection, TokenDataset
+from trainbus.trainer_node.formats import Example
 
 
-class Dataset(Protocol):
+class Dataset(Fingerprinted, Protocol):
     """Tokenised examples, however they are kept."""
-
-    lines: Integers
-    """The line of each example in its file."""
-    prints: Fingerprints
 
     def __len__(self) -> int: ...
 
@@ -128,12 +126,12 @@ class Preparation:
         config = self._config
         out: set[int] = set()
         if evaluation is not None:
-            leaks = shared(training.prints, training.lines, evaluation.prints, evaluation.lines, Path(config.eval_file).name)
+            leaks = shared(training, evaluation, Path(config.eval_file).name)
             out |= self._apply(config.leaks, leaks, len(training), "are in the evaluation set, too", "leaks")
-        within = repeated(training.prints, training.lines)
+        within = repeated(training)
         out |= self._apply(config.duplicates, within, len(training), "repeat an earlier line", "duplicates")
         if job:
-            before = seen_before(output, training.prints, training.lines, but=job)
+            before = seen_before(output, training, but=job)
             out |= self._apply(config.duplicates, before, len(training), "were trained on in an earlier file", "duplicates")
         if len(out) == len(training):
             self._note("nothing would be left to train on, so nothing is skipped")
@@ -161,6 +159,27 @@ class Preparation:
         shutil.copyfile(found.rejected_file, rejected)
         what = f"{found.rejected:,} lines are no examples and were left out"
         self._note(f"{what} (the first: line {first.line}, {first.reason}); see {rejected}")
+
+
+def thinned(dataset: TokenDataset | Selection, most: int, seed: int) -> TokenDataset | Selection:
+    """At most so many examples of a dataset, in their order, the same for the same seed."""
+    if len(dataset) <= most:
+        return dataset
+    places = np.array(sorted(random.Random(seed).sample(range(len(dataset)), most)))
+    if isinstance(dataset, Selection):
+        return Selection(dataset.dataset, dataset.indices[places])
+    return Selection(dataset, places)
+
+
+def texts_of(dataset: Dataset, source: str, config: TrainerConfig, most: int) -> list[Example]:
+    """At most so many examples of a dataset as text, chosen by the configuration's seed: their lines are read from the source again.
+
+    Raises:
+        DataError: The source can't be read any more.
+    """
+    lines = dataset.lines.tolist()
+    chosen = set(random.Random(config.seed).sample(lines, min(most, len(lines))))
+    return data.load(source, config.data_split, tolerant=True, columns=config.columns, lines=chosen).examples if chosen else []
 
 
 def finish(output: Path, job: str, source: str, training: Dataset) -> None:

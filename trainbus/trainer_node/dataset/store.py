@@ -3,7 +3,7 @@
 tokens    each token's id times two, plus one if it carries loss: 16 or 32 bits, as the vocabulary needs
 starts    where each example begins in ``tokens``, and where the last ends (64 bits)
 lines     the line of each example in its file (64 bits)
-prints    its fingerprints (four times 64 bits)
+exact, normal, prompt, id    its fingerprints (64 bits each)
 taught    how many of its tokens carry loss (32 bits)
 lengths   tokens of every example of the file before it was cut, of those that were left out too (32 bits)
 """
@@ -20,13 +20,17 @@ import numpy as np
 from msgspec import Struct, structs
 
 from trainbus.trainer_node.dataset.encoding import Encoded, Integers
-from trainbus.trainer_node.dataset.fingerprints import Fingerprints, fingerprint
+from trainbus.trainer_node.dataset.fingerprints import fingerprint
 from trainbus.trainer_node.formats import Example
 
 IGNORED = -100
 """The label of a token without loss, as torch's cross entropy has it."""
 
-KINDS: Mapping[str, str] = {"tokens": "", "starts": "<i8", "lines": "<i8", "prints": "<u8", "taught": "<i4", "lengths": "<i4"}
+PRINTS = ("exact", "normal", "prompt", "id")
+"""In the order of the columns of `trainbus.trainer_node.dataset.fingerprints`."""
+KINDS: Mapping[str, str] = {
+    "tokens": "", "starts": "<i8", "lines": "<i8", "taught": "<i4", "lengths": "<i4", **dict.fromkeys(PRINTS, "<u8"),
+}  # fmt: skip
 """Files and their types; that of the tokens follows from the vocabulary."""
 
 RESIDENT_BYTES = 32 << 20
@@ -84,11 +88,12 @@ class Writer:
         chosen = inside & kept[number]
         tokens = encoded.ids[chosen].astype(self.kind) * 2 + encoded.learned[chosen]
         starts = self._tokens + np.cumsum(np.minimum(lengths, self._max_length)[kept])
-        prints = [fingerprint(example) for example, whether in zip(examples, kept, strict=True) if whether]
+        prints = np.array([fingerprint(one) for one, whether in zip(examples, kept, strict=True) if whether], np.uint64).reshape(-1, 4)
         self._write("tokens", tokens, self.kind)
         self._write("starts", starts)
         self._write("lines", lines[kept])
-        self._write("prints", np.array(prints, np.uint64))
+        for column, name in enumerate(PRINTS):
+            self._write(name, prints[:, column])
         self._write("taught", taught[kept])
         self._write("lengths", lengths)
         self._examples += int(kept.sum())
@@ -126,7 +131,7 @@ class TokenDataset:
         arrays = {name: np.frombuffer(buffers[name], kind if name == "tokens" else KINDS[name]) for name in KINDS}
         self._tokens, self._starts = arrays["tokens"], arrays["starts"]
         self.lines: Integers = arrays["lines"]
-        self.prints: Fingerprints = arrays["prints"].reshape(-1, 4)
+        self._prints = [arrays[name] for name in PRINTS]
         self.taught: Integers = arrays["taught"]
         self.full_lengths: Integers = arrays["lengths"]
         self._report = report
@@ -150,6 +155,10 @@ class TokenDataset:
         ids = tokens >> 1
         return {"input_ids": ids.tolist(), "labels": np.where(tokens & 1, ids, IGNORED).tolist()}
 
+    def prints(self, column: int) -> Integers:
+        """One column of the fingerprints."""
+        return self._prints[column]
+
     def lengths(self) -> Integers:
         """Tokens of each example, as it is trained on."""
         return np.diff(self._starts)
@@ -170,10 +179,8 @@ class Selection:
     """Some examples of a dataset, in the order of their indices; used as a dataset."""
 
     def __init__(self, dataset: TokenDataset, indices: Integers) -> None:
-        self._dataset = dataset
+        self.dataset = dataset
         self.indices = indices
-        self.lines: Integers = dataset.lines[indices]
-        self.prints: Fingerprints = dataset.prints[indices]
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -181,16 +188,25 @@ class Selection:
     def __getitem__(self, index: int) -> dict[str, list[int]]:
         if not 0 <= index < len(self):
             raise IndexError(index)
-        return self._dataset[int(self.indices[index])]
+        return self.dataset[int(self.indices[index])]
+
+    @property
+    def lines(self) -> Integers:
+        """The line of each example in its file."""
+        return self.dataset.lines[self.indices]
+
+    def prints(self, column: int) -> Integers:
+        """One column of the fingerprints."""
+        return self.dataset.prints(column)[self.indices]
 
     def lengths(self) -> Integers:
         """Tokens of each example."""
-        return self._dataset.lengths()[self.indices]
+        return self.dataset.lengths()[self.indices]
 
     def stats(self) -> Report:
         """What tokenising did to the file, with the counts of what is selected of it."""
-        learned = int(self._dataset.taught[self.indices].sum())
-        return structs.replace(self._dataset.stats(), examples=len(self), tokens=int(self.lengths().sum()), learned=learned)
+        learned = int(self.dataset.taught[self.indices].sum())
+        return structs.replace(self.dataset.stats(), examples=len(self), tokens=int(self.lengths().sum()), learned=learned)
 
 
 class Memory:
