@@ -17,7 +17,7 @@ from tests.support import trainbus, wait_for
 from trainbus.bus.client import Client
 from trainbus.bus.events import CommandResult, Eval, RunStarted, Sample, Step
 from trainbus.errors import ConfigError
-from trainbus.trainer_node import checkpoints, pace, parallel
+from trainbus.trainer_node import checkpoints, own_time, parallel
 from trainbus.trainer_node.config import TrainerConfig
 from trainbus.trainer_node.job import run_job
 from trainbus.trainer_node.ranks import Ranks
@@ -63,7 +63,7 @@ def test_one_process_that_was_to_be_several_does_not_train(tiny_base, questions,
 
 def test_a_straggler_is_the_slowest_beside_the_median():
     """With its rank; a process that is alone agrees with itself."""
-    assert pace.compared([1.0, 1.2, 5.0, 1.1]) == {"own_seconds_slowest": 5.0, "own_seconds_median": 1.15, "slowest_rank": 2}
+    assert own_time.compared([1.0, 1.2, 5.0, 1.1]) == {"own_seconds_slowest": 5.0, "own_seconds_median": 1.15, "slowest_rank": 2}
     alone = Ranks()
     assert (alone.gather([3.0]), alone.any(True), alone.any(False), alone.share_text("x")) == ([[3.0]], True, False, "x")
 

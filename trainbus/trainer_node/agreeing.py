@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from trainbus.trainer_node.pace import OwnTime, compared
+from trainbus.trainer_node.own_time import OwnTime, compared
 from trainbus.trainer_node.ranks import Ranks
 from trainbus.trainer_node.steering import TrainerSteering
 from trainbus.trainer_node.turns import Recorder, Turns

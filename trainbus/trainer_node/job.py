@@ -26,7 +26,7 @@ from trainbus.trainer_node.signals import stop_on_signals
 if TYPE_CHECKING:
     from trainbus.bus.run import Run
     from trainbus.trainer_node.callback import TrainbusCallback
-    from trainbus.trainer_node.evaluation.questions import Question
+    from trainbus.trainer_node.evaluation.questions import Question, Rows
 
 TOLD_EVERY_SECONDS = 0.5
 """An observer hears of steps this often: reading a loss waits for the device."""
@@ -40,7 +40,7 @@ REJECTED = "rejected.jsonl"
 class _Prepared(NamedTuple):
     built: model.Built
     training: tokens.TokenDataset
-    evaluation: tokens.TokenDataset | None
+    evaluation: Rows | None
     asked: list[Question]
     rejected: int
 
@@ -110,7 +110,8 @@ def _load_libraries() -> None:
 
 
 def _prepare(config: TrainerConfig, run: Run, watcher: Observer, rejected: Path, *, tolerant: bool) -> _Prepared:
-    from trainbus.trainer_node.evaluation.setup import chosen_questions, limited
+    from trainbus.trainer_node.evaluation.questions import drawn
+    from trainbus.trainer_node.evaluation.setup import chosen_questions
 
     with _phase(run, watcher, "load_data"):
         loaded = data.load(config.data, config.data_split, tolerant=tolerant)
@@ -123,7 +124,6 @@ def _prepare(config: TrainerConfig, run: Run, watcher: Observer, rejected: Path,
         held_out = data.load(config.eval_file, config.data_split).examples if config.eval_file else []
         if not config.eval_file:
             examples, held_out = data.split(examples, config.eval_fraction, config.seed)
-        held_out = limited(held_out, config.eval_limit, config.seed)
     with _phase(run, watcher, "load_model"):
         built = model.build(config)
     share = built.trainable / max(1, built.total)
@@ -138,7 +138,8 @@ def _prepare(config: TrainerConfig, run: Run, watcher: Observer, rejected: Path,
         evaluation = (
             tokens.tokenize(held_out, built.tokenizer, config.max_length, source=config.eval_file or config.data) if held_out else None
         )
-    asked = chosen_questions(config, built.tokenizer, examples, held_out) if evaluation is not None else []
+    measured = drawn(evaluation, config.eval_limit, config.seed) if evaluation is not None else None
+    asked = chosen_questions(config, built.tokenizer, training, measured) if measured is not None else []
     report = training.stats()
     if report.truncated:
         watcher.note(
@@ -146,7 +147,7 @@ def _prepare(config: TrainerConfig, run: Run, watcher: Observer, rejected: Path,
         )
     if report.dropped:
         watcher.note(f"{report.dropped:,} examples were left out: nothing to learn from within max_length = {config.max_length}")
-    return _Prepared(built, training, evaluation, asked, len(loaded.rejected))
+    return _Prepared(built, training, measured, asked, len(loaded.rejected))
 
 
 def _train(

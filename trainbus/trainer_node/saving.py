@@ -30,14 +30,14 @@ class Saving:
         self.sealer = Sealer(self._sealed)
         self.complete: list[Marker] = []
         self.saved_at = time.monotonic()
-        self._asked: dict[Path, tuple[int, dict[str, float], list[Command]]] = {}
+        self.asked: dict[Path, tuple[int, dict[str, float], list[Command]]] = {}
 
     def begin(self, path: Path, step: int, metrics: dict[str, float]) -> None:
         """Trainer is about to write into ``path``."""
         self.sealer.settle(path)
         unseal(path)
         self.saved_at = time.monotonic()
-        self._asked[path] = (step, metrics, self._control().take("save"))
+        self.asked[path] = (step, metrics, self._control().take("save"))
         self._run.checkpoint(path, step=step, state="writing")
 
     def end(self, path: Path, step: int, *, examples: int, tokens: int, positions: Mapping[str, int] | None) -> None:
@@ -47,7 +47,7 @@ class Saving:
 
     def _sealed(self, path: Path, result: Marker | OSError) -> None:
         """In the sealer's thread: the directory is whole, or it will never be."""
-        step, metrics, asked = self._asked.pop(path)
+        step, metrics, asked = self.asked.pop(path)
         if isinstance(result, OSError):
             self._control().finish(asked, "refused", f"the checkpoint could not be finished: {result}")
             return

@@ -38,9 +38,11 @@ class TokenDataset:
         self._ids = array("i")
         self._learned = array("b")
         self._starts = array("q", [0])
+        self.lines = array("q")
+        """The line of each example in its file."""
         self._truncated = self._dropped = self._longest = 0
 
-    def append(self, ids: Sequence[int], learned: Sequence[bool], max_length: int) -> None:
+    def append(self, ids: Sequence[int], learned: Sequence[bool], max_length: int, line: int = 0) -> None:
         """Add one example, cut at ``max_length``; one without a token to learn from is counted and left out."""
         self._longest = max(self._longest, len(ids))
         self._truncated += len(ids) > max_length
@@ -51,6 +53,7 @@ class TokenDataset:
         self._ids.extend(ids[:max_length])
         self._learned.extend(learned[:max_length])
         self._starts.append(len(self._ids))
+        self.lines.append(line)
 
     def __len__(self) -> int:
         return len(self._starts) - 1
@@ -113,8 +116,8 @@ def tokenize(
         encoded = tokenizer(
             [text for text, _ in rendered], add_special_tokens=False, return_offsets_mapping=True, return_attention_mask=False
         )
-        for (_, spans), ids, offsets in zip(rendered, encoded["input_ids"], encoded["offset_mapping"], strict=True):
-            dataset.append(ids, _learned(offsets, spans), max_length)
+        for example, (_, spans), ids, offsets in zip(batch, rendered, encoded["input_ids"], encoded["offset_mapping"], strict=True):
+            dataset.append(ids, _learned(offsets, spans), max_length, example.line)
         if progress is not None:
             progress(min(1.0, (start + len(batch)) / len(examples)))
     if not len(dataset):

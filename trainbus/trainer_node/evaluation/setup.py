@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,8 +10,7 @@ from trainbus.trainer_node.config import TrainerConfig
 from trainbus.trainer_node.evaluation.answering import Answerer, Limits, Shaping
 from trainbus.trainer_node.evaluation.examination import TRAINING, VALIDATION, Examination, read_standing
 from trainbus.trainer_node.evaluation.mistakes import Mistakes
-from trainbus.trainer_node.evaluation.questions import Question, questions
-from trainbus.trainer_node.formats import Example
+from trainbus.trainer_node.evaluation.questions import Question, Rows, drawn, questions
 
 if TYPE_CHECKING:
     from trainbus.bus.run import Run
@@ -21,21 +19,14 @@ MISTAKES = "mistakes.jsonl"
 """In the output: what the model got wrong of its training data, as a file to train on."""
 
 
-def limited(examples: list[Example], limit: int, seed: int) -> list[Example]:
-    """At most ``limit`` of them, in their order, the same for the same seed."""
-    if len(examples) <= limit:
-        return examples
-    return [examples[place] for place in sorted(random.Random(seed).sample(range(len(examples)), limit))]
+def chosen_questions(config: TrainerConfig, tokenizer: Any, training: Rows, evaluation: Rows) -> list[Question]:
+    """What is asked at each evaluation: of the examples that are measured with, and of those that are trained on."""
 
+    def of(rows: Rows, source: str, dataset: str, limit: int) -> list[Question]:
+        some = drawn(rows, 2 * limit, config.seed)  # some may have no question
+        return questions(some, tokenizer, config.max_length, source=Path(source).name, dataset=dataset, limit=limit)
 
-def chosen_questions(config: TrainerConfig, tokenizer: Any, training: list[Example], held_out: list[Example]) -> list[Question]:
-    """What is asked at each evaluation: of the held-out examples, and of those that are trained on."""
-
-    def of(examples: list[Example], source: str, dataset: str, limit: int) -> list[Question]:
-        drawn = limited(examples, 2 * limit, config.seed)  # some may not fit
-        return questions(drawn, tokenizer, config.max_length, source=source, dataset=dataset, limit=limit)
-
-    asked = of(held_out, config.eval_file or config.data, VALIDATION, config.eval_samples)
+    asked = of(evaluation, config.eval_file or config.data, VALIDATION, config.eval_samples)
     return asked + of(training, config.data, TRAINING, config.eval_train_samples)
 
 
