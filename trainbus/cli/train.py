@@ -69,11 +69,9 @@ def command(
     first = os.environ.get("RANK", "0") == "0"  # of several processes, one prints
     with Progress(quiet=as_json or not first) as observer:
         summary = run_job(settings, resume=Resume(wanted=resume, path=resume_from or ""), observer=observer)
-    if not first:
-        pass
-    elif as_json:
+    if first and as_json:
         output.print_json(summary)
-    else:
+    elif first:
         _print_summary(summary)
     if summary.outcome == "failed":
         raise click.exceptions.Exit(1)

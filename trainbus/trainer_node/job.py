@@ -183,7 +183,7 @@ def _train(
     callback = attach(trainer, run, name=plan.name, examples=plan.examples, tokens=plan.tokens, **options)
     if prepared.evaluation is not None and ranks.rank == 0:
         callback.examination = make_examination(
-            config, trainer, run, prepared.asked, output=output, checkpoint=plan.checkpoint, hurry=lambda: bool(callback.stopped),
+            config, trainer, run, prepared.asked, output=output, checkpoint=plan.checkpoint, hurry=lambda: callback.hurried,
             note=watcher.note,
         )  # fmt: skip
     trainer.add_callback(_watching(callback, watcher, lambda: require(config, trainer, ranks.size)))
