@@ -24,6 +24,7 @@ PEERS_PYTHON = ROOT / ".venv-bench" / "bin" / "python"
 BENCHMARKS = {
     "publish": "one publish call with ten metrics, in a tight loop and at 100 a second, whatever happens around it",
     "callback": "what a Hugging Face Trainer pays at each step",
+    "training": "throughput of trainbus train beside a bare Hugging Face Trainer",
     "kill": "kill -9 right after 5,000 calls",
     "kill_peers": "kill -9 of training and of the logging server, for trainbus and other loggers",
     "cost": "what a logger costs: calls, memory, processes, threads, start, finish, steps of a Trainer",

@@ -13,7 +13,7 @@ from trainbus.trainer_node.byte_tokenizer import byte_tokenizer
 from trainbus.trainer_node.config import TrainerConfig
 from trainbus.trainer_node.dataset.answers import answer_in_question
 from trainbus.trainer_node.dataset.inspection import fingerprints_of, inspect
-from trainbus.trainer_node.dataset.preparing import Preparation, finish, texts_of, thinned
+from trainbus.trainer_node.dataset.preparing import Preparation, finish
 from trainbus.trainer_node.dataset.statistics import lengths
 from trainbus.trainer_node.formats import Example, Turn
 from trainbus.trainer_node.tokens import tokenize
@@ -203,18 +203,3 @@ def test_check_tells_tokens_duplicates_and_leaks_on_the_command_line(write, tiny
     (told,) = json.loads(refused.stdout)
     assert (told["ok"], told["repeated"], told["leaked"]) == (False, 1, 1)
     assert told["tokens"]["unlearnable"] == 1
-
-
-def test_a_few_examples_of_a_dataset_can_be_had_as_text_and_as_a_smaller_dataset(prepare, write):
-    """By seed, in their order, also of what was held out."""
-    path = write("d.jsonl", *[asked(str(number)) for number in range(50)])
-    ready, _, _ = prepare(path, eval_fraction=0.2)
-    for dataset in (ready.training, ready.evaluation):
-        few = thinned(dataset, 4, seed=1)
-        assert few.lines.tolist() == thinned(dataset, 4, seed=1).lines.tolist() == sorted(few.lines.tolist())
-        assert set(few.lines.tolist()) < set(dataset.lines.tolist())
-        assert thinned(dataset, 99, seed=1) is dataset
-        texts = texts_of(few, str(path), TrainerConfig(data=str(path)), 3)
-        assert len(texts) == 3
-        assert {text.line for text in texts} < set(few.lines.tolist())
-        assert all(text.turns[0].content == str(text.line - 1) for text in texts)

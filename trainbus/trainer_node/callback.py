@@ -171,6 +171,11 @@ class TrainbusCallback(TrainerCallback):
         return self._control.stopping or self._stop_reason
 
     @property
+    def hurried(self) -> bool:
+        """Whether somebody wants this process to stop, be it agreed on or not."""
+        return bool(self._signal or self.stopped)
+
+    @property
     def skipped(self) -> bool:
         """Whether it was asked to stop because another file shall come first."""
         return self._control.skipping

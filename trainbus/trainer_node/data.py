@@ -62,11 +62,6 @@ def held_out(examples: int, fraction: float, seed: int) -> list[int]:
     return sorted(random.Random(seed).sample(range(examples), held)) if fraction > 0 and held > 0 else []
 
 
-def drawn(examples: int, limit: int, seed: int) -> list[int]:
-    """At most ``limit`` of so many examples, in order; the same for the same seed."""
-    return sorted(random.Random(seed).sample(range(examples), min(limit, examples)))
-
-
 def split(examples: list[Example], fraction: float, seed: int) -> tuple[list[Example], list[Example]]:
     """Examples to train on, and those that `held_out` names."""
     held = held_out(len(examples), fraction, seed)

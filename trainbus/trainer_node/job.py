@@ -29,7 +29,7 @@ from trainbus.trainer_node.signals import stop_on_signals
 if TYPE_CHECKING:
     from trainbus.bus.run import Leader, Run
     from trainbus.trainer_node.callback import TrainbusCallback
-    from trainbus.trainer_node.evaluation.questions import Question
+    from trainbus.trainer_node.evaluation.questions import Question, Rows
 
 TOLD_EVERY_SECONDS = 0.5
 """An observer hears of steps this often: reading a loss waits for the device."""
@@ -43,7 +43,7 @@ REJECTED = "rejected.jsonl"
 class _Prepared(NamedTuple):
     built: model.Built
     training: Dataset
-    evaluation: Dataset | None
+    evaluation: Rows | None
     asked: list[Question]
     rejected: int
 
@@ -118,6 +118,7 @@ def _load_libraries() -> None:
 
 
 def _prepare(config: TrainerConfig, part: Part | None, run: Run, watcher: Observer, output: Path, root: Path | None) -> _Prepared:
+    from trainbus.trainer_node.evaluation.questions import drawn
     from trainbus.trainer_node.evaluation.setup import chosen_questions
 
     rejected = Path(part.rejected) if part is not None and part.rejected else output / REJECTED
@@ -131,14 +132,15 @@ def _prepare(config: TrainerConfig, part: Part | None, run: Run, watcher: Observ
             watcher.progress(fraction)
 
         ready = preparation.run(output, rejected, job=part.job if part is not None else "", progress=progress)
-        asked = [] if ready.evaluation is None else chosen_questions(config, preparation.tokenizer, ready.chosen, ready.evaluation)
+    measured = drawn(ready.evaluation, config.eval_limit, config.seed) if ready.evaluation is not None else None
+    asked = chosen_questions(config, preparation.tokenizer, ready.chosen, measured) if measured is not None else []
     with _phase(run, watcher, "load_model"):
         built = model.build(config)
         if config.packing:
             require_isolation(built.model, config.batch_size)
     share = built.trainable / max(1, built.total)
     watcher.note(f"{len(ready.training):,} examples; {built.trainable:,} of {built.total:,} parameters are trained ({share:.1%})")
-    return _Prepared(built, ready.training, ready.evaluation, asked, ready.rejected)
+    return _Prepared(built, ready.training, measured, asked, ready.rejected)
 
 
 def _train(
@@ -175,7 +177,7 @@ def _train(
     callback = attach(trainer, run, name=plan.name, examples=plan.examples, tokens=plan.tokens, **options)
     if prepared.evaluation is not None and ranks.rank == 0:
         callback.examination = make_examination(
-            config, trainer, run, prepared.asked, output=output, checkpoint=plan.checkpoint, hurry=lambda: bool(callback.stopped),
+            config, trainer, run, prepared.asked, output=output, checkpoint=plan.checkpoint, hurry=lambda: callback.hurried,
             note=watcher.note,
         )  # fmt: skip
     trainer.add_callback(_watching(callback, watcher, lambda: require(config, trainer, ranks.size)))

@@ -52,6 +52,14 @@ def test_calibration_error_is_the_distance_of_confidence_and_accuracy_in_each_bi
     assert confidence_of(math.log(2)) == pytest.approx(0.5)
 
 
+def test_a_model_whose_logits_are_no_numbers_is_measured_all_the_same():
+    """The figures are NaN then; nothing is raised into the training."""
+    rows = figures.measure(torch.full((1, 4, 7), math.nan), torch.ones(1, 4, dtype=torch.long)).numpy()
+    assert math.isnan(figures.summarise(rows)["cross_entropy"])
+    assert math.isnan(confidence_of(figures.losses(rows)[0]))
+    assert calibration_error([(math.nan, True), (1.0, True)]) == 0
+
+
 def test_running_accuracy_of_a_hundred_answers_is_exact_and_goes_on_after_a_restart():
     """The last 20, the last 50, all, and the trend: the last 20 less the 20 before them (A-96)."""
     results = [number % 3 == 0 or number >= 90 for number in range(100)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import random
 import shutil
 import zipfile
 from collections.abc import Callable
@@ -25,7 +24,6 @@ from trainbus.trainer_node.dataset.overlaps import TRAINED, Overlap, remember, r
 from trainbus.trainer_node.dataset.packing import Packed
 from trainbus.trainer_node.dataset.statistics import lengths
 from trainbus.trainer_node.dataset.store import Report, Selection, TokenDataset
-from trainbus.trainer_node.formats import Example
 
 
 class Dataset(Fingerprinted, Protocol):
@@ -95,12 +93,9 @@ class Preparation:
         training: Dataset
         chosen = np.arange(len(found.dataset))
         if self._evaluation is not None:
-            whole = self._cache.get(self._evaluation, self.tokenizer).dataset
-            measured = data.drawn(len(whole), self._config.eval_limit, self._config.seed)
-            evaluation = Selection(whole, np.array(measured))
+            evaluation = self._cache.get(self._evaluation, self.tokenizer).dataset
         elif held := data.held_out(len(found.dataset), self._config.eval_fraction, self._config.seed):
-            measured = data.drawn(len(held), self._config.eval_limit, self._config.seed)
-            evaluation = Selection(found.dataset, np.array(held)[measured])
+            evaluation = Selection(found.dataset, np.array(held))
             chosen = np.setdiff1d(chosen, held)
         for line in lengths(found.dataset, self._config.max_length, row_format=found.format).advice:
             self._note(line)
@@ -159,27 +154,6 @@ class Preparation:
         shutil.copyfile(found.rejected_file, rejected)
         what = f"{found.rejected:,} lines are no examples and were left out"
         self._note(f"{what} (the first: line {first.line}, {first.reason}); see {rejected}")
-
-
-def thinned(dataset: TokenDataset | Selection, most: int, seed: int) -> TokenDataset | Selection:
-    """At most so many examples of a dataset, in their order, the same for the same seed."""
-    if len(dataset) <= most:
-        return dataset
-    places = np.array(sorted(random.Random(seed).sample(range(len(dataset)), most)))
-    if isinstance(dataset, Selection):
-        return Selection(dataset.dataset, dataset.indices[places])
-    return Selection(dataset, places)
-
-
-def texts_of(dataset: Dataset, source: str, config: TrainerConfig, most: int) -> list[Example]:
-    """At most so many examples of a dataset as text, chosen by the configuration's seed: their lines are read from the source again.
-
-    Raises:
-        DataError: The source can't be read any more.
-    """
-    lines = dataset.lines.tolist()
-    chosen = set(random.Random(config.seed).sample(lines, min(most, len(lines))))
-    return data.load(source, config.data_split, tolerant=True, columns=config.columns, lines=chosen).examples if chosen else []
 
 
 def finish(output: Path, job: str, source: str, training: Dataset) -> None:

@@ -10,9 +10,11 @@ BINS = 10
 
 
 def calibration_error(verdicts: Iterable[tuple[float, bool]]) -> float:
-    """Expected calibration error of (confidence, whether it was right): 0 is perfect, NaN for none."""
+    """Expected calibration error of (confidence, whether it was right): 0 is perfect, NaN for none. NaN confidences don't count."""
     counts, sums, rights = [0] * BINS, [0.0] * BINS, [0] * BINS
     for confidence, right in verdicts:
+        if math.isnan(confidence):
+            continue
         place = min(BINS - 1, int(confidence * BINS))
         counts[place] += 1
         sums[place] += confidence

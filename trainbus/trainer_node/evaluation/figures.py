@@ -42,7 +42,7 @@ def _add(row: Any, logits: Any, wanted: Any) -> None:
     row[2] += torch.special.entr(logarithms.exp()).sum()
     confidence, guess = logarithms.max(dim=-1)
     confidence = confidence.exp()
-    place = (confidence * BINS).long().clamp(max=BINS - 1)
+    place = (confidence.nan_to_num() * BINS).long().clamp(0, BINS - 1)
     bins = row[3:].view(3, BINS)
     for line, values in zip(bins, (torch.ones_like(confidence), confidence, (guess == wanted).float()), strict=True):
         line.index_add_(0, place, values)

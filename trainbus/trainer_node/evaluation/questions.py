@@ -1,20 +1,33 @@
-"""Examples as questions: what is asked, what is expected, and the tokens of both as training would see them."""
+"""Tokenised examples as questions: what comes before the last answer is asked, the last answer is expected."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from pathlib import Path
-from typing import Any
+import random
+import re
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 from msgspec import Struct
 
-from trainbus.errors import DataError
-from trainbus.trainer_node import tokens
-from trainbus.trainer_node.formats import Example, Turn
+from trainbus.trainer_node.dataset.encoding import Integers
+from trainbus.trainer_node.tokens import IGNORED
+
+
+class Rows(Protocol):
+    """Tokenised examples; ``lines`` are their places in the file."""
+
+    @property
+    def lines(self) -> Sequence[int] | Integers:
+        """The line of each."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> dict[str, list[int]]:
+        """``input_ids`` and ``labels``."""
 
 
 class Question(Struct, frozen=True, kw_only=True):
-    """``prompt`` is for people, ``prompt_ids`` is what the model is given. ``row`` is the whole example: ids and labels."""
+    """``prompt`` is for people, ``prompt_ids`` is what the model is given. ``row`` is both parts: ids, and labels of the answer alone."""
 
     example: str
     dataset: str
@@ -24,46 +37,69 @@ class Question(Struct, frozen=True, kw_only=True):
     row: dict[str, list[int]]
 
 
-def questions(examples: Iterable[Example], tokenizer: Any, max_length: int, *, source: str, dataset: str, limit: int) -> list[Question]:
-    """The first ``limit`` examples that can be asked: they end with an assistant's turn, and all of it fits into ``max_length``."""
+class Drawn:
+    """Some rows of a dataset, in their order."""
+
+    def __init__(self, rows: Rows, places: Sequence[int]) -> None:
+        self._rows, self._places = rows, places
+        self.lines = [int(rows.lines[place]) for place in places]
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, index: int) -> dict[str, list[int]]:
+        return self._rows[self._places[index]]
+
+
+def drawn(rows: Rows, limit: int, seed: int) -> Rows:
+    """At most ``limit`` rows, the same for the same seed."""
+    if len(rows) <= limit:
+        return rows
+    return Drawn(rows, sorted(random.Random(seed).sample(range(len(rows)), limit)))
+
+
+def questions(rows: Rows, tokenizer: Any, max_length: int, *, source: str, dataset: str, limit: int) -> list[Question]:
+    """The first ``limit`` rows that can be asked: with something before their last answer, and not cut."""
     found: list[Question] = []
-    for example in examples:
+    for index in range(len(rows)):
         if len(found) >= limit:
             break
-        if (question := _question(example, tokenizer, max_length, Path(source).name, dataset)) is not None:
-            found.append(question)
+        row = rows[index]
+        start = _answer_start(row)
+        if start and len(row["input_ids"]) < max_length:
+            found.append(_question(row, start, tokenizer, f"{source}:{rows.lines[index]}", dataset))
     return found
 
 
-def _question(example: Example, tokenizer: Any, max_length: int, source: str, dataset: str) -> Question | None:
-    if len(example.turns) < 2 or example.turns[-1].role != "assistant":
-        return None
-    last = Example(turns=example.turns, line=example.line)
-    text, spans = tokens.render(last, tokenizer)
-    prompt_ids = tokenizer(text[: spans[-1][0]], add_special_tokens=False)["input_ids"]
-    try:
-        rows = tokens.tokenize([last], tokenizer, max_length, source=source)
-    except DataError:
-        return None
-    if rows.stats().truncated:
-        return None
+def _answer_start(row: dict[str, list[int]]) -> int:
+    """Where the last answer begins; 0 when there is none, or nothing before it, or the row is not one example."""
+    if row.keys() != {"input_ids", "labels"}:
+        return 0
+    learned = [label != IGNORED for label in row["labels"]]
+    if not any(learned):
+        return 0
+    end = len(learned) - learned[::-1].index(True)
+    return next((place for place in range(end, 0, -1) if not learned[place - 1]), 0)
+
+
+def _question(row: dict[str, list[int]], start: int, tokenizer: Any, example: str, dataset: str) -> Question:
+    ids, labels = row["input_ids"], row["labels"]
+    answer = [label for label in labels[start:] if label != IGNORED]
+    end = start + len(answer)
     return Question(
-        example=f"{source}:{example.line}",
+        example=example,
         dataset=dataset,
-        prompt=_shown(example.turns[:-1]),
-        expected=example.turns[-1].content,
-        prompt_ids=list(prompt_ids),
-        row=_only_last(rows[0], len(prompt_ids)),
+        prompt=_shown(str(tokenizer.decode(ids[:start], skip_special_tokens=True))),
+        expected=str(tokenizer.decode(answer, skip_special_tokens=True)).strip(),
+        prompt_ids=ids[:start],
+        row={"input_ids": ids[:end], "labels": [IGNORED] * start + ids[start:end]},
     )
 
 
-def _only_last(row: dict[str, list[int]], prompt: int) -> dict[str, list[int]]:
-    """Loss on the last answer only: it is what is asked for."""
-    labels = [tokens.IGNORED if place < prompt else label for place, label in enumerate(row["labels"])]
-    return {**row, "labels": labels}
+_ASKS = re.compile(r"^\s*user(?::|\n)\s*", re.IGNORECASE)
+_ANSWERS = re.compile(r"\s*\bassistant(?::|\n)?\s*$", re.IGNORECASE)
 
 
-def _shown(turns: Sequence[Turn]) -> str:
-    if len(turns) == 1:
-        return turns[0].content
-    return "\n".join(f"{turn.role}: {turn.content}" for turn in turns)
+def _shown(text: str) -> str:
+    """Without the words that a chat template puts around a question."""
+    return _ANSWERS.sub("", _ASKS.sub("", text)).strip()

@@ -6,13 +6,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trainbus.trainer_node import data
 from trainbus.trainer_node.config import TrainerConfig
-from trainbus.trainer_node.dataset.preparing import Dataset
 from trainbus.trainer_node.evaluation.answering import Answerer, Limits, Shaping
 from trainbus.trainer_node.evaluation.examination import TRAINING, VALIDATION, Examination, read_standing
 from trainbus.trainer_node.evaluation.mistakes import Mistakes
-from trainbus.trainer_node.evaluation.questions import Question, questions
+from trainbus.trainer_node.evaluation.questions import Question, Rows, drawn, questions
 
 if TYPE_CHECKING:
     from trainbus.bus.run import Run
@@ -21,17 +19,14 @@ MISTAKES = "mistakes.jsonl"
 """In the output: what the model got wrong of its training data, as a file to train on."""
 
 
-def chosen_questions(config: TrainerConfig, tokenizer: Any, training: Dataset, held_out: Dataset) -> list[Question]:
-    """What is asked at each evaluation: of the held-out examples, and of those that are trained on. Their texts are read once more."""
+def chosen_questions(config: TrainerConfig, tokenizer: Any, training: Rows, evaluation: Rows) -> list[Question]:
+    """What is asked at each evaluation: of the examples that are measured with, and of those that are trained on."""
 
-    def of(examples: Dataset, source: str, dataset: str, limit: int) -> list[Question]:
-        if not limit:
-            return []
-        lines = {int(examples.lines[place]) for place in data.drawn(len(examples), 2 * limit, config.seed)}  # some may not fit
-        chosen = data.load(source, config.data_split, tolerant=True, columns=config.columns, lines=lines).examples
-        return questions(chosen, tokenizer, config.max_length, source=source, dataset=dataset, limit=limit)
+    def of(rows: Rows, source: str, dataset: str, limit: int) -> list[Question]:
+        some = drawn(rows, 2 * limit, config.seed)  # some may have no question
+        return questions(some, tokenizer, config.max_length, source=Path(source).name, dataset=dataset, limit=limit)
 
-    asked = of(held_out, config.eval_file or config.data, VALIDATION, config.eval_samples)
+    asked = of(evaluation, config.eval_file or config.data, VALIDATION, config.eval_samples)
     return asked + of(training, config.data, TRAINING, config.eval_train_samples)
 
 
