@@ -146,6 +146,8 @@ def test_adapters_answer_each_with_their_own_weights(models, loaded, tmp_path):
             generator.submit("abc", Options(max_tokens=10), listener=listen, adapter=name)
         assert all(ended.acquire(timeout=60) for _ in range(12))
         assert {(name, text) for (_, name), text in found.items()} == set(expected.items())
+        for name in ("checkpoint-2", "", "checkpoint-1", ""):
+            assert generator.complete("abc", Options(max_tokens=10), adapter=name).text == expected[name]
         generator.remove_adapter("checkpoint-1")
         with pytest.raises(RefusedError, match="no adapter") as refused:
             generator.complete("abc", adapter="checkpoint-1")

@@ -121,6 +121,11 @@ def test_a_checkpoint_that_is_written_again_is_read_again(serve, models, tmp_pat
         make_adapter(models / "base", place, 2)
         assert text(client, str(place)) != before
         shutil.copytree(place, tmp_path / "runs" / "checkpoint-2")
+        (place / "adapter_model.safetensors").rename(tmp_path / "kept")
+        assert client.chat(model=str(place)).status == 404  # retention has deleted it: asking again is of no use
+        (place / "adapter_model.safetensors").write_bytes(b"torn")
+        assert client.chat(model=str(place)).status == 422
+        (tmp_path / "kept").rename(place / "adapter_model.safetensors")
         assert text(client, str(tmp_path / "runs" / "checkpoint-2")) == text(client, str(place))
 
 

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 
 from msgspec import Struct
 
-from trainbus.errors import ModelError, RefusedError
+from trainbus.errors import RefusedError
 from trainbus.serving.loading import ADAPTER_WEIGHTS, WEIGHTS, adapter_config, check_adapter, check_model, is_adapter
 
 ACTIVE = "active"
@@ -37,7 +37,7 @@ class Entry(Struct, kw_only=True):
         """Changes when the weights are written anew: a resumed training writes the same checkpoint again.
 
         Raises:
-            ModelError: They are gone.
+            RefusedError: They are gone (``facts["code"]``: ``unknown``).
         """
         names = (ADAPTER_WEIGHTS,) if self.adapter else WEIGHTS
         for name in names:
@@ -46,7 +46,7 @@ class Entry(Struct, kw_only=True):
             except OSError:
                 continue
             return f"{found.st_mtime_ns:x}-{found.st_size:x}-{found.st_ino:x}"
-        raise ModelError(f"{self.folder} is gone.", hint="It may have been deleted; ask for another one.", file=str(self.folder))
+        raise RefusedError(f"{self.id} is gone.", hint="It may have been deleted; ask for another one.", code="unknown")
 
     def size(self) -> int:
         """Bytes of the weights on the disk."""

@@ -21,6 +21,7 @@ STATUS_OF = {
     "exists": (409, "invalid_request_error", "exists"),
     "conflict": (409, "invalid_request_error", "conflict"),
     "value": (422, "invalid_request_error", "value"),
+    "unloadable": (422, "invalid_request_error", "unloadable"),
     "too_large": (413, "invalid_request_error", "too_large"),
     "full": (507, "server_error", "full"),
     "unsupported": (501, "server_error", "unsupported"),

@@ -91,21 +91,15 @@ class Residency:
         """A model or adapter, loaded if need be, which stays for the time of the block.
 
         Raises:
-            RefusedError: ``facts["code"]`` is ``unknown``, or ``busy`` when there is no room beside what is in use.
-            ModelError: It can't be loaded.
+            RefusedError: ``facts["code"]`` is ``unknown``, ``busy`` when there is no room beside what is in use, or ``unloadable``.
         """
-        entry = self._catalogue.find(name)
-        base = self._catalogue.base_of(entry) if entry.adapter else entry
-        async with self._changing:
-            resident = await self._resident(base)
-            resident.uses += 1  # before the adapter is loaded: nobody may unload the base meanwhile
-            try:
-                adapter = await self._adapted(resident, entry) if entry.adapter else None
-                if adapter is not None:
-                    adapter.uses += 1
-            except BaseException:
-                resident.uses -= 1
-                raise
+        try:
+            entry = self._catalogue.find(name)
+            base = self._catalogue.base_of(entry) if entry.adapter else entry
+            async with self._changing:
+                resident, adapter = await self._taken(base, entry)
+        except ModelError as error:  # asking again would change nothing, unlike a failure while answering
+            raise RefusedError(error.problem, hint=error.hint, code="unloadable") from error
         entry.used = base.used = _now()
         try:
             yield Use(resident.generator, adapter.slot if adapter else "", entry)
@@ -164,6 +158,19 @@ class Residency:
             adapter_loads=self._adapter_loads,
             loaded=(*(one.entry.id for one in residents), *(name for one in residents for name in one.adapters)),
         )
+
+    async def _taken(self, base: Entry, entry: Entry) -> tuple[_Resident, _Adapter | None]:
+        """Both are in use from now on."""
+        resident = await self._resident(base)
+        resident.uses += 1  # before the adapter is loaded: nobody may unload the base meanwhile
+        try:
+            adapter = await self._adapted(resident, entry) if entry.adapter else None
+        except BaseException:
+            resident.uses -= 1
+            raise
+        if adapter is not None:
+            adapter.uses += 1
+        return resident, adapter
 
     async def _resident(self, base: Entry) -> _Resident:
         stamp = base.stamp()

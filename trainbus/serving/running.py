@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import signal
 from collections.abc import Callable
 
 from aiohttp import web
 
-from trainbus.errors import ConfigError, RefusedError
+from trainbus.errors import ConfigError, ModelError, RefusedError
 from trainbus.serving.app import Server
 from trainbus.serving.config import ServeConfig
 
@@ -46,11 +45,18 @@ async def serve(config: ServeConfig, *, preload: bool = True, ready: Callable[[s
                 key="port",
             ) from error
         if preload and server.catalogue.active:
-            with contextlib.suppress(RefusedError):  # an adapter whose base comes later
-                async with server.residency.using(""):
-                    pass
+            await _preload(server)
         host, port = runner.addresses[0][:2]
         ready(f"http://{f'[{host}]' if ':' in host else host}:{port}")
         await ended.wait()
     finally:
         await runner.cleanup()
+
+
+async def _preload(server: Server) -> None:
+    try:
+        async with server.residency.using(""):
+            pass
+    except RefusedError as error:
+        if error.facts.get("code") != "unknown":  # else it is an adapter whose base comes later
+            raise ModelError(error.problem, hint=error.hint) from error
