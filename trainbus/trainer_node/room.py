@@ -53,8 +53,9 @@ class Room:
         needed = self._needed()
         if free >= needed + self._reserve:
             return ""
-        reserve = f" beside {_size(self._reserve)} that stay free" if self._reserve else ""
-        return f"the disk of {self._output} is full: {_size(free)} are free, and a checkpoint needs {_size(needed)}{reserve}"
+        wanted = [f"a checkpoint needs {_size(needed)}"] if needed else []
+        wanted += [f"{_size(self._reserve)} are to stay free"] if self._reserve else []
+        return f"the disk of {self._output} is full: {_size(free)} are free, and {', and '.join(wanted)}"
 
     def failed(self, path: Path) -> None:
         """A save broke off for want of room: what it left goes, and the next one has to find more."""

@@ -67,3 +67,20 @@ def test_an_idle_daemon_is_a_running_run_that_obeys_and_says_why_it_waits(inbox,
         answers = [event.verb for event in client.events(kinds=("command_result",)) if event.state == "done"]
     assert (run.state, run.reason) == ("stopped", "enough")
     assert answers == ["queue_hold", "queue_priority", "queue_remove", "pause", "set", "resume", "stop"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_skip_and_stop_do_not_wait_for_a_model_to_be_loaded(inbox, broker):
+    """Nothing has to be saved then: the worker ends at once, the file waits, and no attempt is counted."""
+    inbox.put("a.jsonl", [{"question": "x", "answer": "y"}] * 50)
+    inbox.start()
+    inbox.wait_for("training begins")
+    code, answer = control("skip", "--reason", "not now")
+    assert (code, answer["state"]) == (0, "done"), answer
+    wait_for(lambda: ("a.jsonl", "skipped", "low") in jobs(), LONG)
+    wait_for(lambda: jobs()[-1] == ("a.jsonl", "processing", "low"), LONG, what="it is taken again, there being no other")
+    assert control("stop", "--reason", "night")[0] == 0
+    assert inbox.process.wait(LONG) == 0, inbox.log.read_text()
+    (job,) = json.loads(trainbus("queue", "list", "--json").stdout)
+    assert (job["state"], job["attempts"], job["reason"]) == ("queued", 0, "night")

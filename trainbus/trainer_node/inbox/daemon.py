@@ -25,7 +25,7 @@ from trainbus.trainer_node.inbox.account import Account
 from trainbus.trainer_node.inbox.child import Child, Ended
 from trainbus.trainer_node.inbox.crash import Inquest, Inquests, PlainInquest
 from trainbus.trainer_node.inbox.desk import INTERVALS, Desk
-from trainbus.trainer_node.inbox.ending import Ending, Next
+from trainbus.trainer_node.inbox.ending import Ending
 from trainbus.trainer_node.inbox.forecast import forecast
 from trainbus.trainer_node.inbox.intake import Intake, Taken
 from trainbus.trainer_node.inbox.locks import LOCK, hold
@@ -100,6 +100,7 @@ class Daemon:
         self._until_empty = until_empty
         self._inquests = inquests
         self._room = Room(self._output, config.free_disk)
+        self._room_at_home = Room(self._folder, config.free_disk)  # for the queue, logs and spools
         self._happened: threads.SimpleQueue[messages.Message | Ended | events.Command | None] = threads.SimpleQueue()
         self._child: Child | None = None
         self._inquest: Inquest | None = None
@@ -189,7 +190,7 @@ class Daemon:
             return f"the queue is held {flag.since}; `trainbus control queue-release`"
         if now < self._not_before:
             return "a pause before the next attempt"
-        return self._room.lacking()
+        return self._room.lacking() or self._room_at_home.lacking()
 
     def _wait(self, why: str) -> None:
         if why != self._waits:
@@ -293,9 +294,9 @@ class Daemon:
         self._announce = self._announce or verdict.broke_off
         self._not_before = time.monotonic() + verdict.pause
         self._account.forecast(forecast(self._queue), None)
-        self._answer_left(child, verdict)
+        self._answer_left(child)
 
-    def _answer_left(self, child: Child, verdict: Next) -> None:
+    def _answer_left(self, child: Child) -> None:
         """Commands that the worker took with it."""
         if (asked := child.interrupted) is not None:
             self._account.answer(asked, "done", **self._newest_checkpoint())
