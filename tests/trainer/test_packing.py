@@ -29,7 +29,7 @@ SHAPE = {
 
 @pytest.fixture
 def conversations():
-    """Tokenised conversations of different lengths, some of several turns."""
+    """Tokenised conversations of different lengths, some of several turns, and a plain text."""
     chance = random.Random(0)
 
     def text():
@@ -39,7 +39,7 @@ def conversations():
         Example(turns=tuple(Turn(role, text()) for _ in range(chance.randint(1, 3)) for role in ("user", "assistant")), line=line)
         for line in range(1, 25)
     ]
-    return tokenize(examples, byte_tokenizer(), 120)
+    return tokenize([*examples, Example(text="plain text, learned from its second token on", line=25)], byte_tokenizer(), 120)
 
 
 def make(kind="qwen3", attention="sdpa", **more):
