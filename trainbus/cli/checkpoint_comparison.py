@@ -13,7 +13,7 @@ from trainbus.cli.history import known_run, running_run
 from trainbus.cli.options import json_option
 from trainbus.cli.output import number, print_json, print_table, stdout, table
 from trainbus.errors import RefusedError
-from trainbus.plugins.inference.statistics import Comparison, compare, wilson
+from trainbus.judging.statistics import Comparison, compare, wilson
 
 CONNECT_TIMEOUT = 5.0
 """Seconds that the bus has to answer."""

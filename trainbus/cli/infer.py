@@ -19,9 +19,9 @@ from trainbus.cli.output import json_line, note, print_json, progress
 from trainbus.errors import DataError
 from trainbus.inferring.asking import Answer, Asked, Prompt, Sampling
 from trainbus.inferring.comparing import Row, Said, Scorer, verdict
+from trainbus.judging.matching import SCORERS
 from trainbus.plugins.inference.questions import Question
 from trainbus.plugins.inference.questions import load as load_questions
-from trainbus.plugins.inference.scoring import SCORERS
 
 
 @click.command()

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 
 from msgspec import Struct
 
-SIGNIFICANT = 0.05
-"""A difference that chance alone makes less often than this is no noise."""
+from trainbus.judging.statistics import SIGNIFICANT, mcnemar
 
 Scorer = Callable[[str, str], bool | None]
 
@@ -73,10 +71,3 @@ def verdict(rows: Sequence[Row]) -> Verdict:
     gained = sum(bool(row.said[1].right and not row.said[0].right) for row in judged)
     lost = sum(bool(row.said[0].right and not row.said[1].right) for row in judged)
     return Verdict(**told, right=right, gained=gained, lost=lost, p_value=mcnemar(gained, lost))
-
-
-def mcnemar(gained: int, lost: int) -> float:
-    """Exact two-sided p-value of the hypothesis that an answer changes for the better as often as for the worse (a binomial test)."""
-    changed = gained + lost
-    tail: int = sum(math.comb(changed, count) for count in range(min(gained, lost) + 1))
-    return min(1.0, 2 * tail / (1 << changed))

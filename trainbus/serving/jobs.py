@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
@@ -13,6 +12,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 from msgspec import Meta, Struct, structs
 
 from trainbus.errors import RefusedError, TrainbusError
+from trainbus.judging.matching import FINAL, normalised_match, number_match
 from trainbus.serving.requests import Options
 from trainbus.serving.residency import Residency, Use
 
@@ -248,15 +248,5 @@ class Jobs:
 
 
 def is_correct(given: str, expected: str) -> bool:
-    """The same text but for case and spaces; or, where the expected answer ends in GSM8K's ``#### NUMBER``, the same last number."""
-    if (number := re.search(r"####\s*(-?[\d,.]+)\s*$", expected)) is not None:
-        found = re.findall(r"-?\d[\d,]*(?:\.\d+)?", given)
-        return bool(found) and _number(found[-1]) == _number(number[1])
-    return " ".join(given.split()).casefold() == " ".join(expected.split()).casefold()
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text.replace(",", "").rstrip("."))
-    except ValueError:
-        return float("nan")
+    """The same text but for case, punctuation and spaces; or, where the expected answer ends as GSM8K's do, the same final number."""
+    return bool(number_match(given, expected)) if FINAL.search(expected) else normalised_match(given, expected)

@@ -472,7 +472,7 @@ class TrainbusCallback(TrainerCallback):
         log.warning("trainbus: training waits: %s", problem)
         with self._phase("no_room"):
             self._run.publish(Phase(name="no_room", state="progress", detail=problem))
-            while problem and not self.stopped:
+            while problem and not self.hurried:
                 time.sleep(PAUSE_POLL_SECONDS)
                 self._take_commands()
                 problem = self._room.lacking()

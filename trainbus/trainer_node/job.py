@@ -121,7 +121,7 @@ def _prepare(config: TrainerConfig, part: Part | None, run: Run, watcher: Observ
     from trainbus.trainer_node.evaluation.questions import drawn
     from trainbus.trainer_node.evaluation.setup import chosen_questions
 
-    rejected = Path(part.rejected) if part is not None and part.rejected else output / REJECTED
+    rejected = None if run.rank else Path(part.rejected) if part is not None and part.rejected else output / REJECTED
     tolerant = config.bad_lines == "reject" or (part is not None and config.bad_lines == "auto")
     with _phase(run, watcher, "load_data"):
         preparation = Preparation(config, model.load_tokenizer(config), tolerant=tolerant, root=root, note=watcher.note)

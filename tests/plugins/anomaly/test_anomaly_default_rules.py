@@ -329,12 +329,12 @@ def test_correct_answers_that_cost_more_than_wrong_ones_need_ten_samples():
 
 def test_the_calibration_error_is_that_of_the_reference():
     """Twenty bins' worth of samples with known confidences; 0.31 alarms, 0.29 does not."""
-    from trainbus.plugins.anomaly.rules.samples import expected_calibration_error
+    from trainbus.judging.statistics import calibration_error
 
     confidences = [0.95] * 50 + [0.55] * 50
     correct = [number < 32 for number in range(50)] + [number < 27 for number in range(50)]
     reference = 0.5 * abs(32 / 50 - 0.95) + 0.5 * abs(27 / 50 - 0.55)
-    assert expected_calibration_error(confidences, correct) == pytest.approx(reference, abs=1e-6)
+    assert calibration_error(zip(confidences, correct, strict=True)) == pytest.approx(reference, abs=1e-6)
     for right, expected in ((59, ["calibration"]), (61, [])):
         feed = [Sample(run="r", step=n, correct=n % 100 < right, loss=-math.log(0.9)) for n in range(100)]
         assert [rule for rule, _, step in raised(only("calibration", min_samples=100), feed)] == expected

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from trainbus.judging.statistics import calibration_error, confidence_of
 from trainbus.trainer_node.evaluation import figures
-from trainbus.trainer_node.evaluation.calibration import calibration_error, confidence_of
 from trainbus.trainer_node.evaluation.running import RunningAccuracy, Standing, StreamingLoss
 
 

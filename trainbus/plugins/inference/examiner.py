@@ -9,6 +9,7 @@ from msgspec import Struct
 
 from trainbus.errors import TrainbusError
 from trainbus.hookspecs import Context, LeaseRefusedError
+from trainbus.judging.statistics import compare
 from trainbus.plugins.inference.comparing import Predecessors
 from trainbus.plugins.inference.config import InferenceConfig
 from trainbus.plugins.inference.engines import Engine, make_engine
@@ -21,7 +22,6 @@ from trainbus.plugins.inference.leasing import leased
 from trainbus.plugins.inference.pending import Queue, Waiting
 from trainbus.plugins.inference.reporting import Reporter
 from trainbus.plugins.inference.sitting import Sitting
-from trainbus.plugins.inference.statistics import compare
 
 AFTER_ERROR = 5.0
 """Seconds until the next try when the broker doesn't answer, or something unforeseen happened."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,13 +10,13 @@ from typing import Any
 from msgspec import Struct, to_builtins
 
 from trainbus.errors import ConfigError, DataError
+from trainbus.judging.matching import SCORERS
+from trainbus.judging.statistics import Comparison, calibration_error, wilson
 from trainbus.plugins.inference import questions
 from trainbus.plugins.inference.config import ExamSet, InferenceConfig
 from trainbus.plugins.inference.engines.base import Answer
 from trainbus.plugins.inference.questions import Question
 from trainbus.plugins.inference.scorers import MULTIPLE_CHOICE, Scorer, find_scorer
-from trainbus.plugins.inference.scoring import SCORERS
-from trainbus.plugins.inference.statistics import Comparison, calibration_error, wilson
 
 
 class Scored(Struct, frozen=True):
@@ -91,7 +92,7 @@ def metrics_of(exam: Exam, scored: Sequence[Scored]) -> dict[str, float]:
     if measured:
         metrics["cross_entropy"] = sum(loss * tokens for loss, tokens in measured) / sum(tokens for _, tokens in measured)
     sure = [(one.answer.confidence, one.correct) for one in scored if one.answer.confidence is not None and one.correct is not None]
-    if (error := calibration_error(sure)) is not None:
+    if not math.isnan(error := calibration_error(sure)):
         metrics["ece"] = error
     return metrics
 

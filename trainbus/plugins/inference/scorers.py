@@ -11,8 +11,8 @@ from typing import TypeAlias
 import msgspec
 
 from trainbus.errors import ConfigError, PluginError
+from trainbus.judging.matching import SCORERS, normalise
 from trainbus.plugins.inference.config import ExamSet
-from trainbus.plugins.inference.scoring import SCORERS, normalise
 
 Scorer: TypeAlias = Callable[[str, str | None], bool | None]
 """Takes an answer and what was expected, or None; says whether it is right, or None when it can't tell."""

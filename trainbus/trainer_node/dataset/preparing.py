@@ -75,12 +75,12 @@ class Preparation:
         self._training = recipe_of(config.data, tokenizer, config.max_length, tolerant=tolerant, **options)
         self._evaluation = recipe_of(config.eval_file, tokenizer, config.max_length, **options) if config.eval_file else None
 
-    def run(self, output: Path, rejected: Path, *, job: str = "", progress: Callable[[float], None] | None = None) -> Ready:
+    def run(self, output: Path, rejected: Path | None, *, job: str = "", progress: Callable[[float], None] | None = None) -> Ready:
         """Tokenise, or find that it was done before, and look for examples that are there twice.
 
         Args:
             output: The run's; it knows what earlier jobs were trained on.
-            rejected: Where lines that are no examples are kept with their reasons, if there are any.
+            rejected: Where lines that are no examples are kept with their reasons, if there are any; None: another process keeps them.
             job: Of a continuous training. Its choice of examples is kept in the output until `finish`: it must stay the same when
                 the job goes on, whatever other jobs have done meanwhile.
 
@@ -146,9 +146,9 @@ class Preparation:
         self._note(f"{text}; {'they are skipped' if policy == 'skip' else 'they are trained on'}")
         return set(overlap.indices) if policy == "skip" else set()
 
-    def _tell_rejected(self, found: Tokenised, rejected: Path) -> None:
+    def _tell_rejected(self, found: Tokenised, rejected: Path | None) -> None:
         first = found.first_rejected()
-        if first is None:
+        if first is None or rejected is None:
             return
         rejected.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(found.rejected_file, rejected)

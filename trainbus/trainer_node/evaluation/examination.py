@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from trainbus.bus.home import write_atomically
+from trainbus.judging.statistics import calibration_error, confidence_of
 from trainbus.trainer_node.evaluation.answering import Answer, Answerer, StuckError
-from trainbus.trainer_node.evaluation.calibration import calibration_error, confidence_of
 from trainbus.trainer_node.evaluation.matching import matches
 from trainbus.trainer_node.evaluation.mistakes import Mistakes
 from trainbus.trainer_node.evaluation.questions import Question

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from trainbus.trainer_node.evaluation.calibration import BINS, binned_error
+from trainbus.judging.statistics import BINS, binned_error
 from trainbus.trainer_node.tokens import IGNORED
 
 WIDTH = 3 + 3 * BINS

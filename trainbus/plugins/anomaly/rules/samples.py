@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, ClassVar
 from msgspec import field
 
 from trainbus.bus.events import Severity
+from trainbus.judging.statistics import calibration_error
 from trainbus.plugins.anomaly.observations import SAMPLE_LOSS, Observation
 from trainbus.plugins.anomaly.rules.base import BOTH, Count, Finding, Fraction, Memory, Nothing, Pattern, Ratio, Rule, RuleConfig, Samples
 from trainbus.plugins.anomaly.track import Track
 
 if TYPE_CHECKING:
     from trainbus.plugins.anomaly.memory import RunMemory
-
-BINS = 10
 
 
 class SampleConfig(RuleConfig, kw_only=True, frozen=True, forbid_unknown_fields=True):
@@ -162,17 +161,6 @@ class CalibrationConfig(SampleConfig, kw_only=True, frozen=True, forbid_unknown_
     min_samples: Samples = 50
 
 
-def expected_calibration_error(confidences: list[float], correct: list[bool]) -> float:
-    """Mean over ten equal bins of ``|accuracy - mean confidence|``, weighted by the bin's share. Source: Guo et al. (2017)."""
-    sums, hits, counts = [0.0] * BINS, [0] * BINS, [0] * BINS
-    for confidence, right in zip(confidences, correct, strict=True):
-        place = min(int(confidence * BINS), BINS - 1)
-        sums[place] += confidence
-        hits[place] += right
-        counts[place] += 1
-    return sum(abs(hit - total) for hit, total in zip(hits, sums, strict=True)) / len(confidences) if confidences else 0.0
-
-
 class Calibration(Rule[CalibrationConfig, Answers]):
     """``ECE > above``, or ``ECE > (1 + rise) * ECE one window ago`` and ``> rise_above``; confidence is ``exp(-loss)``."""
 
@@ -191,7 +179,7 @@ class Calibration(Rule[CalibrationConfig, Answers]):
         memory.add(min(exp(-observation.value), 1.0), sample.correct, config.window)
         if len(memory.values) < config.min_samples:
             return None
-        error = expected_calibration_error(memory.values, memory.correct)
+        error = calibration_error(zip(memory.values, memory.correct, strict=True))
         before = memory.last
         if len(memory.values) == config.window and track.count % config.window == 0:
             memory.last = error

@@ -2,7 +2,7 @@ from decimal import Decimal
 
 import pytest
 
-from trainbus.plugins.inference.scoring import exact_match, final_number, normalised_match, number_match
+from trainbus.judging.matching import exact_match, final_number, normalised_match, number_match
 
 
 def test_an_exact_match_forgives_white_space_at_the_ends_only():
