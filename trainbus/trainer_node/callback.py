@@ -19,17 +19,16 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from msgspec import Struct, structs
+from msgspec import Struct
 from transformers import TrainerCallback
 
-from trainbus.bus.events import Alert, Phase
 from trainbus.trainer_node.agreeing import Agreement
 from trainbus.trainer_node.allocators import Allocators
 from trainbus.trainer_node.checkpoints import Marker
 from trainbus.trainer_node.control import Control, ControlStats
 from trainbus.trainer_node.finite import Doubt
 from trainbus.trainer_node.ranks import Ranks
-from trainbus.trainer_node.room import Room, is_disk_full
+from trainbus.trainer_node.room import Room, is_disk_full, wait_for_room
 from trainbus.trainer_node.saving import Saving
 from trainbus.trainer_node.sealing import SealerStats
 from trainbus.trainer_node.steering import TrainerSteering
@@ -461,24 +460,8 @@ class TrainbusCallback(TrainerCallback):
 
     def _has_room(self) -> bool:
         """Wait until a checkpoint has room on its disk; False when the training is to end first, without this save."""
-        if self._room is None or not (problem := self._room.lacking()):
-            return True
-        step = self._trainer.state.global_step
-        alert = Alert(
-            id=f"no_room:{self._run.id}:{step}", rule="no_room", category="disk", severity="critical", step=step, plugin="trainer"
-        )
-        advice = "Free some space; `trainbus checkpoints plan` shows what could go. It goes on by itself."
-        self._run.publish(structs.replace(alert, message=f"Training waits: {problem}.", advice=advice))
-        log.warning("trainbus: training waits: %s", problem)
-        with self._phase("no_room"):
-            self._run.publish(Phase(name="no_room", state="progress", detail=problem))
-            while problem and not self.hurried:
-                time.sleep(PAUSE_POLL_SECONDS)
-                self._take_commands()
-                problem = self._room.lacking()
-        ended = "There is room again." if not problem else "The training was stopped; this checkpoint was not saved."
-        self._run.publish(structs.replace(alert, state="cleared", message=ended))
-        return not problem
+        step, ended = self._trainer.state.global_step, lambda: bool(self.hurried)
+        return self._room is None or wait_for_room(self._room, self._run, step, phase=self._phase, turn=self._take_commands, ended=ended)
 
     def _examined(self, examination: Examination, step: int, measured: dict[str, float]) -> dict[str, float]:
         """What it adds; nothing when it fails, and what was measured is published all the same."""

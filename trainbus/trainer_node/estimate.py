@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from typing import Literal
 
 from msgspec import Struct
 
@@ -66,7 +65,7 @@ class Work(Struct, frozen=True, kw_only=True):
 
 def work_of(config: TrainerConfig, *, accelerator: bool) -> Work:
     """The work that a configuration means on a machine with or without an accelerator."""
-    kept: bool | Literal["auto"] = getattr(config, "gradient_checkpointing", False)
+    kept = config.gradient_checkpointing
     dtype = str(config.dtype)
     return Work(
         method=config.method,

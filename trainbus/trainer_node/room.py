@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import errno
+import logging
 import re
 import shutil
+import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
+from trainbus.bus.events import Alert, Phase
 from trainbus.trainer_node import checkpoints
 
+if TYPE_CHECKING:
+    from trainbus.bus.run import Run
+
+log = logging.getLogger(__name__)
+
 MEBIBYTE = 1 << 20
+POLL_SECONDS = 0.1
+"""Between looks at a full disk."""
 FULL = re.compile(
     r"No space left on device|Disk quota exceeded|\[Errno (?:28|122)\]|PytorchStreamWriter failed|unexpected pos|os error (?:28|122)\b"
 )
@@ -78,6 +89,39 @@ class Room:
             if (marker := checkpoints.read_marker(path)) is not None:
                 return max(marker.bytes, self._needed_more)
         return max(self._first(), self._needed_more)
+
+
+def wait_for_room(
+    room: Room,
+    run: Run,
+    step: int,
+    *,
+    phase: Callable[[str], AbstractContextManager[object]],
+    turn: Callable[[], None],
+    ended: Callable[[], bool],
+) -> bool:
+    """Wait until a checkpoint has room; an alert and a phase tell of it. False when the training is to end first.
+
+    Args:
+        phase: Begins a phase of the training by name.
+        turn: Called again and again: commands are taken there.
+        ended: Whether the training is to end.
+    """
+    if not (problem := room.lacking()):
+        return True
+    alert = Alert(id=f"no_room:{run.id}:{step}", rule="no_room", category="disk", severity="critical", step=step, plugin="trainer")
+    advice = "Free some space; `trainbus checkpoints plan` shows what could go. It goes on by itself."
+    run.publish(structs.replace(alert, message=f"Training waits: {problem}.", advice=advice))
+    log.warning("trainbus: training waits: %s", problem)
+    with phase("no_room"):
+        run.publish(Phase(name="no_room", state="progress", detail=problem))
+        while problem and not ended():
+            time.sleep(POLL_SECONDS)
+            turn()
+            problem = room.lacking()
+    told = "There is room again." if not problem else "The training was stopped; this checkpoint was not saved."
+    run.publish(structs.replace(alert, state="cleared", message=told))
+    return not problem
 
 
 def is_disk_full(error: BaseException | str) -> bool:
