@@ -9,6 +9,7 @@ from typing import Any
 import click
 import msgspec
 
+from trainbus.bus.events import DECODE_ERRORS
 from trainbus.cli.options import json_option
 from trainbus.cli.output import note, print_json, size, stdout
 from trainbus.cli.train import need_libraries, quiet_libraries
@@ -116,6 +117,6 @@ def _read(settings: Path | None) -> dict[str, Any]:
         return {}
     try:
         return msgspec.json.decode(settings.read_bytes(), type=dict[str, Any])
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (OSError, *DECODE_ERRORS) as error:
         hint = "It is a JSON object like a model's config.json."
         raise ConfigError(f"{settings} can't be read: {error}", hint=hint, key="--settings", file=str(settings)) from error

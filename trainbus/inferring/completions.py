@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from trainbus.bus.events import DECODE_ERRORS
 from trainbus.errors import ProtocolError, RefusedError, TrainbusError, UnreachableError
 
 MAX_LINE_BYTES = 1 << 20
@@ -131,7 +132,7 @@ def reason(body: bytes) -> str:
     """The message of an error in the OpenAI form, else the beginning of what came."""
     try:
         told: Any = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except DECODE_ERRORS:
         return quoted(body)
     return _message(told)
 
@@ -154,7 +155,7 @@ def _decode(body: bytes, kind: type[Any], what: str, url: str) -> Any:
         return msgspec.json.decode(body, type=kind)
     except msgspec.ValidationError as error:
         raise _wrong(url, f"what has not the shape of a {what} ({error})", body) from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except DECODE_ERRORS as error:
         raise _wrong(url, f"what is no JSON where a {what} is expected", body) from error
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from trainbus.bus.events import DECODE_ERRORS
 from trainbus.errors import ModelError
 from trainbus.plugins.retention.verify import MAX_HEADER_BYTES, MAX_JSON_BYTES, files_of, kind_of
 
@@ -128,7 +129,7 @@ def _json(path: Path) -> dict[str, Any]:
         if path.stat().st_size > MAX_JSON_BYTES:
             return {}
         return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+    except (OSError, *DECODE_ERRORS):
         return {}
 
 

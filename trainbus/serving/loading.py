@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from trainbus.bus.events import DECODE_ERRORS
 from trainbus.errors import ModelError
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -149,7 +150,7 @@ def adapter_config(folder: Path) -> dict[str, Any]:
         return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
     except OSError as error:
         raise ModelError(f"{folder} is no adapter: {ADAPTER_CONFIG}: {error.strerror}.", hint="Check the path.", file=str(path)) from error
-    except msgspec.DecodeError as error:
+    except DECODE_ERRORS as error:
         raise ModelError(f"{path} is no JSON object: {error}.", hint="Save the adapter again.", file=str(path)) from error
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from trainbus.bus.events import DECODE_ERRORS
 from trainbus.errors import RefusedError
 from trainbus.serving.jobs import EXAMPLES_MAX, Example
 
@@ -50,7 +51,7 @@ def _example(line: bytes, name: str, number: int) -> Example:
             if isinstance(row.get(question), str) and isinstance(row.get(answer_field), str):
                 more = f"\n\n{row['input']}" if question == "instruction" and row.get("input") else ""
                 return Example(prompt=row[question] + more, answer=row[answer_field])
-    except (msgspec.MsgspecError, UnicodeDecodeError, KeyError, ValueError) as error:
+    except (*DECODE_ERRORS, KeyError) as error:
         raise RefusedError(f"{name}, line {number}: {error}", code="invalid", param="dataset") from error
     raise RefusedError(
         f"{name}, line {number} is no question with an answer.",

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import msgspec
 from aiohttp import web
 
+from trainbus.bus.events import DECODE_ERRORS
 from trainbus.errors import ModelError, RefusedError, TrainbusError
 
 T = TypeVar("T")
@@ -81,7 +82,7 @@ async def body_of(request: web.Request, kind: type[T]) -> T:
         ) from error
     try:
         return msgspec.json.decode(raw, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except DECODE_ERRORS as error:
         raise RefusedError(f"The request is not valid: {error}", code="invalid", param=_param(str(error))) from error
 
 

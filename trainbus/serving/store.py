@@ -19,6 +19,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from trainbus.bus.events import DECODE_ERRORS
 from trainbus.bus.home import private_directory, write_atomically
 from trainbus.errors import RefusedError
 
@@ -264,7 +265,7 @@ class Store:
     def _read(self, folder: Path) -> Manifest | None:
         try:
             return msgspec.json.decode((folder / MANIFEST).read_bytes(), type=Manifest)
-        except (OSError, msgspec.DecodeError):
+        except (OSError, *DECODE_ERRORS):
             return None
 
     def _sweep(self) -> None:

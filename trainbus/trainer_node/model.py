@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from trainbus.bus.events import DECODE_ERRORS
 from trainbus.errors import ModelError
 from trainbus.trainer_node.config import TrainerConfig
 from trainbus.trainer_node.data import is_hub_name
@@ -139,7 +140,7 @@ def _read_config(path: Path) -> dict[str, Any]:
         raise ModelError(
             f"The model configuration {path} can't be read: {error.strerror}.", hint="Check the path.", file=str(path)
         ) from error
-    except msgspec.DecodeError as error:
+    except DECODE_ERRORS as error:
         hint = "It is a JSON object like a model's config.json."
         raise ModelError(f"The model configuration {path} is no JSON object: {error}.", hint=hint, file=str(path)) from error
     return {**SMALL_QWEN3, **given} if given.get("model_type", "qwen3") == "qwen3" else given

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from trainbus.bus.events import DECODE_ERRORS
 from trainbus.trainer_node.data import is_hub_name
 from trainbus.trainer_node.model import FRESH, SMALL_QWEN3
 
@@ -52,7 +53,7 @@ def shape_of(model: str) -> Shape | None:
         path = _folder(model)
         given = msgspec.json.decode((path / "config.json").read_bytes(), type=dict[str, Any])
         return from_config(given, parameters=_counted(path))
-    except (OSError, msgspec.DecodeError, KeyError, TypeError, ValueError):
+    except (OSError, KeyError, TypeError, *DECODE_ERRORS):
         return None
 
 

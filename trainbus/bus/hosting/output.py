@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import deque
+from itertools import accumulate
 from pathlib import Path
 
 from rich.console import Console
@@ -72,9 +73,8 @@ class KeptLog:
             return []
         if newest is not None:
             newest.close()
-        while sum(map(len, found)) > TAIL_BYTES:
-            del found[: len(found) // 2 + 1]
-        return [line.decode("utf-8", "replace").rstrip("\n") for line in found]
+        fit = sum(reach <= TAIL_BYTES for reach in accumulate(map(len, reversed(found))))
+        return [line.decode("utf-8", "replace").rstrip("\n") for line in found[len(found) - fit :]]
 
     def close(self) -> None:
         """Close the file."""

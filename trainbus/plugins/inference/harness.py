@@ -14,6 +14,7 @@ from importlib.util import find_spec
 import msgspec
 from msgspec import Struct
 
+from trainbus.bus.events import DECODE_ERRORS
 from trainbus.errors import PluginError
 from trainbus.plugins.inference.config import HarnessConfig, InferenceConfig
 from trainbus.plugins.inference.faults import AskError, Fault
@@ -87,7 +88,7 @@ async def evaluate(config: InferenceConfig, harness: HarnessConfig, task: str, m
         raise AskError(Fault.TROUBLE, f"lm-evaluation-harness failed at {task}: {short(told[-1]) if told else 'it said nothing'}")
     try:
         return msgspec.json.decode(lines[-1], type=TaskResult)
-    except (msgspec.DecodeError, ValueError, RecursionError) as error:
+    except DECODE_ERRORS as error:
         raise AskError(Fault.TROUBLE, f"lm-evaluation-harness ended {task} with what is no result: {error}.") from error
 
 

@@ -10,6 +10,7 @@ from typing import TypeAlias
 
 import msgspec
 
+from trainbus.bus.events import DECODE_ERRORS
 from trainbus.errors import ConfigError, PluginError
 from trainbus.judging.matching import SCORERS, normalise
 from trainbus.plugins.inference.config import ExamSet
@@ -42,7 +43,7 @@ def json_valid(answer: str, expected: str | None) -> bool | None:
     fenced = FENCE.match(answer)
     try:
         msgspec.json.decode(fenced.group(1) if fenced else answer)
-    except (msgspec.DecodeError, UnicodeError, RecursionError):
+    except DECODE_ERRORS:
         return False
     return True
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
+from trainbus.bus.events import DECODE_ERRORS
 from trainbus.plugins.inference.faults import AskError, Fault
 from trainbus.plugins.inference.http import Line, decoded
 
@@ -71,7 +72,7 @@ def contents_of(folder: Path) -> Contents:
         return Contents({str(path.relative_to(folder)): _digested(path) for path in sorted(folder.rglob("*")) if path.is_file()})
     try:
         return msgspec.json.decode(raw, type=Contents)
-    except (msgspec.DecodeError, ValueError, RecursionError) as error:
+    except DECODE_ERRORS as error:
         raise AskError(Fault.REFUSED, f"{folder / MARKER} is damaged: {error}.") from error
 
 

@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeAlias
 import msgspec
 from msgspec import Struct
 
+from trainbus.bus.events import DECODE_ERRORS
 from trainbus.errors import TrainbusError
 from trainbus.hookspecs import Context
 from trainbus.plugins.web.steering import RefusedRequest
@@ -36,7 +37,7 @@ def read(body: bytes) -> Look:
     """
     try:
         return msgspec.json.decode(body, type=Look)
-    except msgspec.DecodeError as error:
+    except DECODE_ERRORS as error:
         raise RefusedRequest(400, f"This is no request for a plugin: {error}.") from error
 
 

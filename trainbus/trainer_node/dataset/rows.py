@@ -18,6 +18,7 @@ from typing import Any, BinaryIO, NoReturn, cast
 
 import msgspec
 
+from trainbus.bus.events import DECODE_ERRORS
 from trainbus.errors import DataError
 from trainbus.trainer_node.formats import RowError
 
@@ -128,7 +129,7 @@ def _listed(file: BinaryIO, path: Path) -> Iterator[Row]:
             buffer, at = buffer[at:] + more, 0
             if not more or len(buffer) > LONGEST_LINE_BYTES:
                 break
-    except ValueError as error:  # not UTF-8, or NaN
+    except (ValueError, RecursionError) as error:  # not UTF-8, NaN, or nested thousands deep
         fault = str(error)
     problem = f"{path} is not valid JSON after {number:,} elements: {fault}"
     raise DataError(problem, hint="A .json file is one list of objects.", file=str(path))
@@ -179,7 +180,7 @@ def _parquet(path: Path, progress: Callable[[float], None]) -> Iterator[Row]:
 def _parse(line: bytes) -> Any:
     try:
         return msgspec.json.decode(line)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except DECODE_ERRORS as error:
         quoted = line[:QUOTED_CHARACTERS].decode("utf-8", "replace") + ("…" if len(line) > QUOTED_CHARACTERS else "")
         raw = line.decode("utf-8", "replace")
         return RowError(f"not valid JSON ({_why(line, str(error))})", found=quoted, allowed="one JSON object a line", raw=raw)
