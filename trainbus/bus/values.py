@@ -88,14 +88,12 @@ def settle(event: Event, complain: Callable[[str, object], None]) -> list[Copy] 
     """
     copies: list[Copy] = []
     metrics: dict[str, Any] | None = getattr(event, "metrics", None)
-    if metrics is not None:
-        if _FLOATS.issuperset(map(type, metrics.values())):
-            return None
+    if metrics is not None and not _FLOATS.issuperset(map(type, metrics.values())):
         event.metrics = metrics = dict(metrics)  # type: ignore[attr-defined]
         for key, value in list(metrics.items()):
             if type(value) is not float:
                 _settle_one(metrics, key, value, copies, complain)
-    elif (place := _SCALAR_FIELDS.get(type(event))) is not None:
+    if (place := _SCALAR_FIELDS.get(type(event))) is not None:
         value = getattr(event, place[0])
         if value is not None and type(value) is not float:
             _settle_one(event, place[0], value, copies, complain)
