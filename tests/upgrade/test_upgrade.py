@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 import struct
-import tarfile
 
 import msgspec
 import pytest
@@ -24,8 +24,7 @@ def older(request, trainbus_home):
     """The home that a version with this format has left."""
     archive = stored(request.param)
     assert archive.is_file(), "run: python -m tests.upgrade.examples"
-    with tarfile.open(archive) as tar:
-        tar.extractall(trainbus_home.parent, filter="data")
+    shutil.unpack_archive(archive, trainbus_home.parent)
     return trainbus_home
 
 
