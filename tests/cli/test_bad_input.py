@@ -303,7 +303,8 @@ def test_a_model_of_an_unknown_type_is_told_in_one_sentence(here):
 def test_an_output_that_is_a_file_is_named(here, shape):
     pytest.importorskip("torch")
     (here / "data.jsonl").write_text(GOOD * 2)
-    refused("train", "data.jsonl", "--model", shape, "--output", "data.jsonl", "--max-steps", "1", code=1, says=["data.jsonl: File exists"])
+    says = ["data.jsonl can't be written", "File exists", "choose another --output"]
+    refused("train", "data.jsonl", "--model", shape, "--output", "data.jsonl", "--max-steps", "1", code=8, says=says)
     assert (here / "data.jsonl").read_text() == GOOD * 2
 
 
