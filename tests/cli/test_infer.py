@@ -228,6 +228,7 @@ def test_ctrl_c_ends_an_answer_that_is_made_on_this_machine(talker):
     terminal.read_until(b">>> ")
     terminal.type(b"a question\r")
     terminal.read_until(b"a question\r\n")
+    terminal.read_more()  # the answer has begun
     terminal.type(b"\x03")
     terminal.read_until(b"stopped")
     terminal.read_until(b">>> ")

@@ -29,6 +29,13 @@ class Terminal:
         found, self.read = self.seen[self.read : place + len(word)], place + len(word)
         return found
 
+    def read_more(self):
+        """Wait until anything more appears."""
+        deadline = time.monotonic() + DEADLINE
+        while len(self.seen) <= self.read:
+            assert time.monotonic() < deadline, self.seen
+            assert self._more(0.1), self.seen
+
     def type(self, data):
         """As the keyboard does."""
         os.write(self.master, data)

@@ -92,19 +92,26 @@ class _Chat:
     def talk(self) -> None:
         """Until the input ends."""
         with _history(self._terminal):
-            while True:
+            going = True
+            while going:
                 try:
-                    line = self._read()
-                    if line is None or line.strip().lower() in QUIT:
-                        return
-                    if line.lstrip().startswith("/"):
-                        self._obey(line.strip())
-                    elif line.strip():
-                        self._ask(line.strip())
-                except TrainbusError as error:
-                    print_error(error)
+                    going = self._turn()
                 except KeyboardInterrupt:
                     note("\nstopped")
+
+    def _turn(self) -> bool:
+        """One line, and what it asks for; False when it was the last."""
+        line = self._read()
+        if line is None or line.strip().lower() in QUIT:
+            return False
+        try:
+            if line.lstrip().startswith("/"):
+                self._obey(line.strip())
+            elif line.strip():
+                self._ask(line.strip())
+        except TrainbusError as error:
+            print_error(error)
+        return True
 
     def _read(self) -> str | None:
         """A line, with those that it goes on in; None at the end."""
