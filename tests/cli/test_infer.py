@@ -237,6 +237,7 @@ def test_ctrl_c_ends_an_answer_that_is_made_on_this_machine(talker):
     terminal.read_until(b">>> ")
     terminal.type(b"again\r")
     terminal.read_until(b"tokens/s")
+    terminal.read_until(b">>> ")
     terminal.type(b"\x04")
     assert terminal.end() == 0
 
