@@ -5,6 +5,7 @@ Imports transformers: load only where training runs.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -31,7 +32,7 @@ class Ramp(Struct, frozen=True, kw_only=True):
         return self.last if token >= self.over else self.first + (self.last - self.first) * token / self.over
 
 
-class _Penalty(LogitsProcessor):
+class _Penalty(LogitsProcessor, ABC):
     """Counts what a penalty does; ``apply`` changes scores in place and says which rows it changed."""
 
     def __init__(self, prompt: int) -> None:
@@ -47,9 +48,9 @@ class _Penalty(LogitsProcessor):
             self._turned += int((scores[rows].argmax(-1) != changed[rows].argmax(-1)).sum())
         return changed
 
+    @abstractmethod
     def apply(self, generated: Sequence[int], scores: Any) -> bool:
         """Change one row after what was generated in it."""
-        raise NotImplementedError
 
     def stats(self) -> PenaltyStats:
         """Counts so far."""
