@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 
 from tests.hosting.system import System
-from tests.plugins.memory.leak_runs import ACT, LEAKS, LIMIT, TORCH_LIMIT, check, control_group, numbers, trained
+from tests.plugins.memory.leak_runs import ACT, LEAKS, LIMIT, TORCH_LIMIT, check, check_figures, control_group, numbers, trained
 
 
 def main():
@@ -35,7 +35,7 @@ def main():
                     code, events = trained(group, Path(folder), seed, system.root, leak, kind=kind)
                 found, holds = numbers(events), "yes"
                 try:
-                    check(leak, code, events, "kernel")
+                    check_figures(check(leak, code, events, "kernel"), leak)
                     held += 1
                 except (AssertionError, TypeError) as error:
                     holds = f"no: {str(error).splitlines()[0] if str(error) else error!r}"

@@ -6,11 +6,10 @@ from contextlib import ExitStack
 import pytest
 
 from tests.hosting.system import System
-from tests.plugins.memory.leak_runs import ACT, LEAKS, LIMIT, TORCH_LIMIT, check, control_group, trained
+from tests.plugins.memory.leak_runs import ACT, LEAKS, LIMIT, TORCH_LIMIT, check, check_figures, control_group, trained
 from trainbus.plugins.memory.readers.text import UnknownError
 
 log = logging.getLogger(__name__)
-FAST = range(2)
 SEEDS = range(20)
 
 
@@ -35,18 +34,27 @@ def system(trainbus_home, monkeypatch):
     started.close()
 
 
-@pytest.mark.timeout(600)
-@pytest.mark.parametrize(
-    "seeds", [FAST, pytest.param(SEEDS, marks=[pytest.mark.slow, pytest.mark.timeout(3_000)])], ids=["2 runs", "20 runs"]
-)
-def test_a_leaking_training_is_named_predicted_saved_and_its_kill_explained(limited, system, tmp_path, seeds):
-    """Under a real limit with a real kill: within 50 steps, within 20 % at half way, with a complete checkpoint, each time."""
+@pytest.mark.timeout(300)
+def test_a_leaking_training_is_named_saved_and_its_kill_explained(limited, system, tmp_path):
+    """Under a real limit with a real kill: with its rate at the end, with a complete checkpoint."""
     limited()  # may skip: before anything is started
     system.up("memory", memory=ACT)
-    for seed in seeds:
+    code, events = trained(limited(), tmp_path, 0, system.root, LEAKS[0])
+    log.info("%s", check(LEAKS[0], code, events, "kernel"))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3_000)
+def test_twenty_leaking_trainings_are_named_within_50_steps_and_their_end_within_20_percent_at_half_way(limited, system, tmp_path):
+    """The promised figures, each time, on a machine that is not busy with something else."""
+    limited()
+    system.up("memory", memory=ACT)
+    for seed in SEEDS:
         leak = LEAKS[seed % 4]
         code, events = trained(limited(), tmp_path, seed, system.root, leak)
-        log.info("seed %d: %s", seed, check(leak, code, events, "kernel"))
+        found = check(leak, code, events, "kernel")
+        log.info("seed %d: %s", seed, found)
+        check_figures(found, leak)
 
 
 @pytest.mark.slow
@@ -59,7 +67,9 @@ def test_a_real_training_of_a_network_that_keeps_tensors_is_named_predicted_and_
     system.up("memory", memory=ACT)
     leak = LEAKS[seed]
     code, events = trained(limited(TORCH_LIMIT), tmp_path, seed, system.root, leak, kind="torch")
-    log.info("torch seed %d: %s", seed, check(leak, code, events, "kernel"))
+    found = check(leak, code, events, "kernel")
+    log.info("torch seed %d: %s", seed, found)
+    check_figures(found, leak)
 
 
 @pytest.mark.slow
@@ -83,7 +93,9 @@ def test_a_training_under_an_address_space_limit_is_saved_as_well(system, tmp_pa
     """Where no control group can be made (ulimit -v): it is refused memory instead of killed, and says so itself."""
     system.up("memory", memory=ACT)
     code, events = trained("rlimit:260000000", tmp_path, 1, system.root, 2.0)
-    log.info("address space: %s", check(2.0, code, events, "python"))
+    found = check(2.0, code, events, "python")
+    log.info("address space: %s", found)
+    check_figures(found, 2.0)
 
 
 @pytest.mark.timeout(300)
@@ -96,6 +108,5 @@ def test_a_real_training_without_a_leak_raises_no_alert(limited, system, tmp_pat
     assert [event.step for event in events if event.kind == "step"] == list(range(1, 401))
     assert [(event.rule, event.message) for event in events if event.kind == "alert"] == []
     assert [event for event in events if event.kind == "command"] == []
-    looks = [event for event in system.events("system") if any(process.run == "leaky-1" for process in event.processes)]
-    assert len(looks) > 20
-    assert max(event.processes[0].rss for event in looks) - min(event.processes[0].rss for event in looks) > 50 << 20
+    seen = [process.rss for event in system.events("system") for process in event.processes if process.run == "leaky-1"]
+    assert max(seen) - min(seen) > 24 << 20, "an evaluation takes 64 MiB: no look fell into one"
