@@ -91,7 +91,7 @@ def check(leak, code, events, verdict):
 
 
 def check_figures(found, leak):
-    """The promised figures: how early it is named, and how good the forecast at half way is. A busy machine looks later than it wants to."""
+    """The promised figures: how early it is named, and how good the forecast at half way is. A busy machine looks too late."""
     assert found["named"] <= 50
     assert found["mb_per_step"] == pytest.approx(leak, rel=0.2)
     assert abs(found["half_error"]) <= 0.2
