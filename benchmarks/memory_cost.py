@@ -16,9 +16,9 @@ import psutil
 from benchmarks.frame import Bar, Result, Table
 from trainbus.bus.client import Client
 from trainbus.bus.hosting.instance import read_running
+from trainbus.machine.training import Training
 from trainbus.plugins.memory.config import MemoryConfig
 from trainbus.plugins.memory.machine import Machine
-from trainbus.plugins.memory.training import Training
 
 CPU_LIMIT_PERCENT = 1.0
 RESIDENT_LIMIT_MB = 40.0

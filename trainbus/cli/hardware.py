@@ -11,10 +11,10 @@ from pathlib import Path
 from msgspec import Struct
 
 from trainbus.cli.output import size
-from trainbus.plugins.memory.readers.cgroups import locate, read_group
-from trainbus.plugins.memory.readers.gpus import GpuReader, load_nvml
-from trainbus.plugins.memory.readers.proc import read_memory
-from trainbus.plugins.memory.readers.text import UnknownError
+from trainbus.machine.cgroups import locate, read_group
+from trainbus.machine.gpus import GpuReader, load_nvml
+from trainbus.machine.proc import read_memory
+from trainbus.machine.text import UnknownError
 
 PROC = Path("/proc")
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from trainbus.bus.home import home
 from trainbus.cli.checks import Finding
-from trainbus.plugins.memory.readers.cgroups import locate, read_group
-from trainbus.plugins.memory.readers.disks import read_disks, read_shm
-from trainbus.plugins.memory.readers.proc import read_load, read_memory, read_pressure, read_vm
-from trainbus.plugins.memory.readers.text import UnknownError
+from trainbus.machine.cgroups import locate, read_group
+from trainbus.machine.disks import read_disks, read_shm
+from trainbus.machine.proc import read_load, read_memory, read_pressure, read_vm
+from trainbus.machine.text import UnknownError
 
 PROC = Path("/proc")
 SHM = Path("/dev/shm")

@@ -15,8 +15,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from trainbus.plugins.memory.readers.processes import Stat, parse_stat
-from trainbus.plugins.memory.readers.text import UnknownError, read_text
+from trainbus.machine.processes import Stat, parse_stat
+from trainbus.machine.text import UnknownError, read_text
 
 PR_SET_CHILD_SUBREAPER = 36
 ALONE_SECONDS = 1.0

@@ -10,11 +10,11 @@ from collections.abc import Callable
 from msgspec import Struct
 
 from trainbus.bus.events import Metric, System
+from trainbus.machine.text import UnknownError
+from trainbus.machine.training import Training
 from trainbus.plugins.memory.config import MemoryConfig
 from trainbus.plugins.memory.deaths import Death, Sighting, inquest, sight
 from trainbus.plugins.memory.machine import Machine
-from trainbus.plugins.memory.readers.text import UnknownError
-from trainbus.plugins.memory.training import Training
 
 
 class ResourcesStats(Struct, frozen=True, kw_only=True):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import platform
 import shutil
@@ -15,9 +14,10 @@ import psutil
 from msgspec import Struct
 
 from trainbus.errors import RefusedError
+from trainbus.machine.gpu import MILLIWATT, Device, LostError
+from trainbus.machine.gpus import load_nvml
+from trainbus.machine.text import UnknownError
 from trainbus.version import __version__
-
-MILLIWATT = 1_000
 
 
 class GpuState(Struct, frozen=True, kw_only=True):
@@ -62,11 +62,6 @@ def system(store: Path | None) -> dict[str, Any]:
         disk = shutil.disk_usage(store)
         told["disk"] = {"total": disk.total, "free": disk.free}
     return told
-
-
-def load_nvml() -> Any:
-    """The ``pynvml`` module, opened or not."""
-    return importlib.import_module("pynvml")
 
 
 class Gpus:
@@ -144,6 +139,8 @@ class Gpus:
             library.nvmlInit()
         except ImportError as error:
             raise RefusedError("nvidia-ml-py is not installed.", hint="pip install 'trainbus[serve]'", code="unsupported") from error
+        except UnknownError as error:
+            raise RefusedError(f"NVML can't be opened: {error}.", code="unsupported") from error
         except Exception as error:
             raise RefusedError(f"NVML can't be opened: {error}.", hint="Is there an NVIDIA driver here?", code="unsupported") from error
         try:
@@ -158,31 +155,23 @@ class Gpus:
 
 
 def _state(library: Any, index: int) -> GpuState:
-    handle = library.nvmlDeviceGetHandleByIndex(index)
-
-    def ask(question: str, *more: Any) -> Any:
-        try:
-            return getattr(library, question)(handle, *more)
-        except library.NVMLError:  # this GPU does not tell it
-            return None
-
-    name = ask("nvmlDeviceGetName")
-    memory, rates = ask("nvmlDeviceGetMemoryInfo"), ask("nvmlDeviceGetUtilizationRates")
-    range_ = ask("nvmlDeviceGetPowerManagementLimitConstraints") or (None, None)
-    power, limit, low, high = (
-        None if value is None else value / MILLIWATT
-        for value in (ask("nvmlDeviceGetPowerUsage"), ask("nvmlDeviceGetPowerManagementLimit"), *range_)
-    )
+    device = Device(library, library.nvmlDeviceGetHandleByIndex(index), index)
+    try:
+        gpu = device.read({})
+        rates = device.ask("utilization", "nvmlDeviceGetUtilizationRates")
+        low, high = device.ask("power_range", "nvmlDeviceGetPowerManagementLimitConstraints") or (None, None)
+    except LostError:
+        return GpuState(index=index)
     return GpuState(
         index=index,
-        name=name.decode(errors="replace") if isinstance(name, bytes) else name or "",
-        temperature=ask("nvmlDeviceGetTemperature", library.NVML_TEMPERATURE_GPU),
-        utilization=None if rates is None else rates.gpu,
+        name=gpu.name,
+        temperature=gpu.temperature,
+        utilization=gpu.utilization,
         memory_utilization=None if rates is None else rates.memory,
-        memory_used=None if memory is None else memory.used,
-        memory_total=None if memory is None else memory.total,
-        power=power,
-        power_limit=limit,
-        power_min=low,
-        power_max=high,
+        memory_used=gpu.memory_used,
+        memory_total=gpu.memory_total,
+        power=gpu.power,
+        power_limit=gpu.power_limit,
+        power_min=None if low is None else low / MILLIWATT,
+        power_max=None if high is None else high / MILLIWATT,
     )

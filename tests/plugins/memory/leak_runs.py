@@ -11,7 +11,7 @@ import pytest
 
 from tests.support import wait_for
 from trainbus.bus.client import Client
-from trainbus.plugins.memory.readers.cgroups import locate
+from trainbus.machine.cgroups import locate
 
 LIMIT, TORCH_LIMIT = 320 << 20, 640 << 20
 LEAKS = (1.5, 2.0, 2.5, 3.0)

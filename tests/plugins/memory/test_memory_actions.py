@@ -9,11 +9,11 @@ import time
 import pytest
 
 from tests.plugins.memory.story import Story
+from trainbus.machine.training import Training
 from trainbus.plugins.memory.actions import Danger, Incident, decide, lead
 from trainbus.plugins.memory.config import MemoryConfig
 from trainbus.plugins.memory.protect import Victim, spare
 from trainbus.plugins.memory.runs import RunView
-from trainbus.plugins.memory.training import Training
 
 ALL = ("free_caches", "save", "pause", "stop")
 

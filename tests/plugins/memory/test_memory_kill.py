@@ -7,7 +7,7 @@ import pytest
 
 from tests.hosting.system import System
 from tests.plugins.memory.leak_runs import ACT, LEAKS, LIMIT, TORCH_LIMIT, check, check_figures, control_group, trained
-from trainbus.plugins.memory.readers.text import UnknownError
+from trainbus.machine.text import UnknownError
 
 log = logging.getLogger(__name__)
 SEEDS = range(20)

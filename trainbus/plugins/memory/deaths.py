@@ -10,8 +10,8 @@ from typing import Any, Literal, TypeAlias
 from msgspec import Struct, field
 
 from trainbus.bus.events import Alert, Process, RunEnded, Severity, System
+from trainbus.machine.kernel_log import parse_kill
 from trainbus.plugins.memory.book import PLUGIN
-from trainbus.plugins.memory.readers.kernel_log import parse_kill
 
 Verdict: TypeAlias = Literal["kernel", "python", "gpu", "worker", "other", "unknown"]
 

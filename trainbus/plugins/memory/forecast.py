@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from msgspec import Struct
 
 from trainbus.bus.events import System
+from trainbus.machine.training import address_space_of
 from trainbus.plugins.memory.levels import Limit
 from trainbus.plugins.memory.runs import RunView
-from trainbus.plugins.memory.training import address_space_of
 from trainbus.plugins.memory.trends import Trend
 
 EXTRAPOLATE = 10.0

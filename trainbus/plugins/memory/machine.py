@@ -11,17 +11,17 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from trainbus.bus.events import Disk, Gpu, Memory, MemoryGroup, System
+from trainbus.machine.cgroups import Place, locate, read_group
+from trainbus.machine.disks import read_disks, read_shm
+from trainbus.machine.gpus import GpuReader, load_nvml
+from trainbus.machine.kernel_log import KernelLog, interesting, parse_xid
+from trainbus.machine.pacing import Paced
+from trainbus.machine.proc import Vm, read_cpu, read_load, read_memory, read_pressure, read_vm
+from trainbus.machine.processes import Tree
+from trainbus.machine.text import UnknownError
+from trainbus.machine.training import Training
 from trainbus.plugins.memory.config import MemoryConfig
 from trainbus.plugins.memory.levels import risk
-from trainbus.plugins.memory.readers.cgroups import Place, locate, read_group
-from trainbus.plugins.memory.readers.disks import read_disks, read_shm
-from trainbus.plugins.memory.readers.gpus import GpuReader, load_nvml
-from trainbus.plugins.memory.readers.kernel_log import KernelLog, interesting, parse_xid
-from trainbus.plugins.memory.readers.pacing import Paced
-from trainbus.plugins.memory.readers.proc import Vm, read_cpu, read_load, read_memory, read_pressure, read_vm
-from trainbus.plugins.memory.readers.processes import Tree
-from trainbus.plugins.memory.readers.text import UnknownError
-from trainbus.plugins.memory.training import Training
 
 PROC = Path("/proc")
 SHM = Path("/dev/shm")
@@ -49,7 +49,7 @@ class Machine:
         self._proc = proc
         self._now = now
         # psutil is loaded only where there is no /proc, NVML's module only where there is a driver: they would be a tenth of this process.
-        self._portable: Any = None if (proc / "meminfo").exists() else importlib.import_module("trainbus.plugins.memory.readers.portable")
+        self._portable: Any = None if (proc / "meminfo").exists() else importlib.import_module("trainbus.machine.portable")
         self._gpus = GpuReader(load_nvml, now) if config.gpus else None
         self._gpu_answers: Paced[tuple[list[Gpu], dict[str, str]]] | None = None
         if self._gpus is not None:

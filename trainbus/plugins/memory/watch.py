@@ -8,6 +8,7 @@ from __future__ import annotations
 from msgspec import Struct, field
 
 from trainbus.bus.events import Alert, Checkpoint, Phase, RunEnded, RunStarted, Step, System
+from trainbus.machine.training import Training
 from trainbus.plugins.memory.actions import Ask, Danger, Incident, decide, sentence
 from trainbus.plugins.memory.book import Book, Open
 from trainbus.plugins.memory.config import MemoryConfig
@@ -19,7 +20,6 @@ from trainbus.plugins.memory.host import HostEnd, HostView, judge_host
 from trainbus.plugins.memory.leaks import IDLE_PERCENT, duration, judge_idle_gpu, judge_run
 from trainbus.plugins.memory.levels import limits
 from trainbus.plugins.memory.runs import RunView
-from trainbus.plugins.memory.training import Training
 
 MAX_RUNS = 32
 """Trainings kept; those that ended longest ago go first."""

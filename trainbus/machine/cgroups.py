@@ -10,8 +10,8 @@ from pathlib import Path
 from msgspec import Struct
 
 from trainbus.bus.events import MemoryGroup
-from trainbus.plugins.memory.readers.proc import parse_pressure
-from trainbus.plugins.memory.readers.text import UnknownError, counters, read_text
+from trainbus.machine.proc import parse_pressure
+from trainbus.machine.text import UnknownError, counters, read_text
 
 UNLIMITED = 1 << 60
 """Version 1 writes "no limit" as the greatest multiple of a page: whatever is beyond an exabyte is none."""

@@ -4,8 +4,8 @@ import os
 
 import pytest
 
-from trainbus.plugins.memory.readers.kernel_log import KernelLog, Kill, interesting, parse_kill, parse_xid
-from trainbus.plugins.memory.readers.text import UnknownError
+from trainbus.machine.kernel_log import KernelLog, Kill, interesting, parse_kill, parse_xid
+from trainbus.machine.text import UnknownError
 
 LINUX_6 = (
     "Out of memory: Killed process 4242 (python3) total-vm:91234kB, anon-rss:81920kB, file-rss:0kB, shmem-rss:0kB, UID:0 "

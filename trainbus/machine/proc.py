@@ -8,7 +8,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from trainbus.bus.events import Memory, Pressure
-from trainbus.plugins.memory.readers.text import UnknownError, counters, read_text, sizes
+from trainbus.machine.text import UnknownError, counters, read_text, sizes
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
 

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from trainbus.plugins.memory.readers.cgroups import locate
-from trainbus.plugins.memory.readers.proc import read_cpu, read_load, read_memory, read_pressure, read_vm
-from trainbus.plugins.memory.readers.processes import TICKS, Tree
-from trainbus.plugins.memory.readers.text import UnknownError
-from trainbus.plugins.memory.training import Training
+from trainbus.machine.cgroups import locate
+from trainbus.machine.proc import read_cpu, read_load, read_memory, read_pressure, read_vm
+from trainbus.machine.processes import TICKS, Tree
+from trainbus.machine.text import UnknownError
+from trainbus.machine.training import Training
 
 PROC = Path(__file__).with_name("recorded") / "linux-6.18"
 BOOTED = next(int(line.split()[1]) for line in (PROC / "stat").read_text().splitlines() if line.startswith("btime"))

@@ -10,11 +10,11 @@ import psutil
 import pytest
 
 from tests.support import wait_for
-from trainbus.plugins.memory.readers import portable
-from trainbus.plugins.memory.readers.disks import read_disks, read_shm
-from trainbus.plugins.memory.readers.processes import DEAR_PERIOD, MEMBERS_PERIOD, Tree, parse_stat
-from trainbus.plugins.memory.readers.text import UnknownError
-from trainbus.plugins.memory.training import Training
+from trainbus.machine import portable
+from trainbus.machine.disks import read_disks, read_shm
+from trainbus.machine.processes import DEAR_PERIOD, MEMBERS_PERIOD, Tree, parse_stat
+from trainbus.machine.text import UnknownError
+from trainbus.machine.training import Training
 
 STAT = "4242 (a (b) c) S 17 4242 17 34817 4242 4194304 1 2 3 4 150 50 0 0 20 0 9 0 123456 1000000 250 18446744073709551615 1 1\n"
 

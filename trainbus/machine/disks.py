@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from trainbus.bus.events import Disk, Memory
-from trainbus.plugins.memory.readers.text import UnknownError
+from trainbus.machine.text import UnknownError
 
 
 def read_disks(paths: Iterable[Path]) -> tuple[list[Disk], dict[str, str]]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import psutil
 
 from trainbus.bus.events import Memory, Process
-from trainbus.plugins.memory.readers.text import UnknownError
-from trainbus.plugins.memory.training import Training
+from trainbus.machine.text import UnknownError
+from trainbus.machine.training import Training
 
 START_TOLERANCE = 2.0
 

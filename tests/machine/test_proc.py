@@ -3,8 +3,8 @@
 import pytest
 
 from trainbus.bus.events import Pressure
-from trainbus.plugins.memory.readers.proc import PAGE, read_cpu, read_load, read_memory, read_pressure, read_vm
-from trainbus.plugins.memory.readers.text import UnknownError
+from trainbus.machine.proc import PAGE, read_cpu, read_load, read_memory, read_pressure, read_vm
+from trainbus.machine.text import UnknownError
 
 MEMINFO_6_8 = """MemTotal:       16318220 kB
 MemFree:         1203344 kB

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from trainbus.plugins.memory.readers.text import UnknownError
+from trainbus.machine.text import UnknownError
 
 RECORD_BYTES = 8_192
 """A read gives one record and fails when the buffer is too small; the kernel's limit is a little over 1 KiB with its fields."""

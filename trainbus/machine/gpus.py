@@ -9,8 +9,8 @@ from types import ModuleType
 from typing import Any
 
 from trainbus.bus.events import Gpu
-from trainbus.plugins.memory.readers.gpu import Device, LostError
-from trainbus.plugins.memory.readers.text import UnknownError
+from trainbus.machine.gpu import Device, LostError
+from trainbus.machine.text import UnknownError
 
 RETRY_AFTER = 60.0
 """Seconds until a driver that did not answer is asked again."""

@@ -49,9 +49,9 @@ class Device:
         Raises:
             LostError: It is lost.
         """
-        memory = self._ask("memory", "nvmlDeviceGetMemoryInfo")
-        gpu = Gpu(index=self._index, slice=self._slice, name=_text(self._ask("name", "nvmlDeviceGetName")))
-        gpu.uuid = _text(self._ask("uuid", "nvmlDeviceGetUUID"))
+        memory = self.ask("memory", "nvmlDeviceGetMemoryInfo")
+        gpu = Gpu(index=self._index, slice=self._slice, name=_text(self.ask("name", "nvmlDeviceGetName")))
+        gpu.uuid = _text(self.ask("uuid", "nvmlDeviceGetUUID"))
         if memory is not None:
             gpu.memory_total, gpu.memory_used = int(memory.total), int(memory.used)
         gpu.processes = self._processes()
@@ -63,49 +63,54 @@ class Device:
 
     def slices(self, unknown: dict[str, str]) -> Iterator[tuple[int, Any]]:
         """Number and handle of each MIG slice; none when the GPU is not cut. Why that is not known is added to ``unknown``."""
-        mode = self._ask("mig", "nvmlDeviceGetMigMode")
+        mode = self.ask("mig", "nvmlDeviceGetMigMode")
         if mode is None:
             unknown[f"gpu{self._index} mig"] = self._reasons["mig"]
         if mode is None or mode[0] != self._library.NVML_DEVICE_MIG_ENABLE:
             return
-        for number in range(self._ask("mig", "nvmlDeviceGetMaxMigDeviceCount") or 0):
-            handle = self._ask("slice", "nvmlDeviceGetMigDeviceHandleByIndex", number)  # NOT_FOUND: this place holds none
+        for number in range(self.ask("mig", "nvmlDeviceGetMaxMigDeviceCount") or 0):
+            handle = self.ask("slice", "nvmlDeviceGetMigDeviceHandleByIndex", number)  # NOT_FOUND: this place holds none
             if handle is not None:
                 yield number, handle
 
     def _whole(self, gpu: Gpu) -> None:
         library = self._library
-        utilization = self._ask("utilization", "nvmlDeviceGetUtilizationRates")
+        utilization = self.ask("utilization", "nvmlDeviceGetUtilizationRates")
         if utilization is not None:
             gpu.utilization = float(utilization.gpu)
-        temperature = self._ask("temperature", "nvmlDeviceGetTemperature", library.NVML_TEMPERATURE_GPU)
-        power, limit = self._ask("power", "nvmlDeviceGetPowerUsage"), self._ask("power_limit", "nvmlDeviceGetPowerManagementLimit")
+        temperature = self.ask("temperature", "nvmlDeviceGetTemperature", library.NVML_TEMPERATURE_GPU)
+        power, limit = self.ask("power", "nvmlDeviceGetPowerUsage"), self.ask("power_limit", "nvmlDeviceGetPowerManagementLimit")
         gpu.temperature = None if temperature is None else float(temperature)
         gpu.power = None if power is None else power / MILLIWATT
         gpu.power_limit = None if limit is None else limit / MILLIWATT
-        bits = self._ask("throttling", "nvmlDeviceGetCurrentClocksThrottleReasons")
+        bits = self.ask("throttling", "nvmlDeviceGetCurrentClocksThrottleReasons")
         gpu.throttling = None if bits is None else [reason for bit, reason in THROTTLING.items() if bits & bit]
         gpu.ecc_corrected = self._ecc("ecc_corrected", library.NVML_MEMORY_ERROR_TYPE_CORRECTED)
         gpu.ecc_uncorrected = self._ecc("ecc_uncorrected", library.NVML_MEMORY_ERROR_TYPE_UNCORRECTED)
 
     def _ecc(self, field: str, kind: int) -> int | None:
-        count = self._ask(field, "nvmlDeviceGetTotalEccErrors", kind, self._library.NVML_VOLATILE_ECC)
+        count = self.ask(field, "nvmlDeviceGetTotalEccErrors", kind, self._library.NVML_VOLATILE_ECC)
         return None if count is None else int(count)
 
     def _processes(self) -> list[GpuProcess] | None:
-        found = self._ask("processes", "nvmlDeviceGetComputeRunningProcesses")
+        found = self.ask("processes", "nvmlDeviceGetComputeRunningProcesses")
         if found is None:
             return None
         return [GpuProcess(pid=one.pid, memory=None if one.usedGpuMemory is None else int(one.usedGpuMemory)) for one in found]
 
     def bus(self) -> str:
         """The PCI bus id as in the kernel's log (``0000:3b:00``); empty when it is not known."""
-        pci = self._ask("pci", "nvmlDeviceGetPciInfo")
+        pci = self.ask("pci", "nvmlDeviceGetPciInfo")
         text = _text(None if pci is None else pci.busId).lower().partition(".")[0]
         domain, colon, rest = text.partition(":")
         return f"{domain[-4:]}:{rest}" if colon else ""
 
-    def _ask(self, field: str, question: str, *arguments: Any) -> Any:
+    def ask(self, field: str, question: str, *arguments: Any) -> Any:
+        """The answer to one of NVML's questions; None where the device does not tell, and `read` says why under ``field``.
+
+        Raises:
+            LostError: It is lost.
+        """
         function = getattr(self._library, question, None)
         if function is None:
             self._reasons[field] = f"this nvidia-ml-py has no {question}"

@@ -9,10 +9,10 @@ from pathlib import Path
 from msgspec import Struct
 
 from trainbus.bus.events import MemoryGroup, Process, Worker
-from trainbus.plugins.memory.readers.cgroups import Place, locate
-from trainbus.plugins.memory.readers.pacing import Paced
-from trainbus.plugins.memory.readers.text import UnknownError, read_text, sizes
-from trainbus.plugins.memory.training import Training, address_space_of
+from trainbus.machine.cgroups import Place, locate
+from trainbus.machine.pacing import Paced
+from trainbus.machine.text import UnknownError, read_text, sizes
+from trainbus.machine.training import Training, address_space_of
 
 START_TOLERANCE = 2.0
 """Seconds: clocks of process start are coarse. A process that is younger than the run's start event is another one with its number."""

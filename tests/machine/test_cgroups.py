@@ -2,8 +2,8 @@
 
 import pytest
 
-from trainbus.plugins.memory.readers.cgroups import locate, read_group
-from trainbus.plugins.memory.readers.text import UnknownError
+from trainbus.machine.cgroups import locate, read_group
+from trainbus.machine.text import UnknownError
 
 MIB = 1 << 20
 STAT_2 = (
