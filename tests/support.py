@@ -11,7 +11,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def wait_for(condition: Callable[[], T], deadline: float = 20.0, *, what: str = "") -> T:
+def wait_for(condition: Callable[[], T], deadline: float = 90.0, *, what: str = "") -> T:
     """Ask again until ``condition()`` is true, and return what it gave; fail after ``deadline`` seconds."""
     end = time.monotonic() + deadline
     while not (value := condition()):
@@ -21,7 +21,7 @@ def wait_for(condition: Callable[[], T], deadline: float = 20.0, *, what: str = 
     return value
 
 
-def trainbus(*arguments: str, timeout: float = 60.0, **options) -> subprocess.CompletedProcess[str]:
+def trainbus(*arguments: str, timeout: float = 120.0, **options) -> subprocess.CompletedProcess[str]:
     """Run ``trainbus ARGUMENTS`` as a process of its own, with text output captured."""
     command = [sys.executable, "-m", "trainbus", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False, **options)

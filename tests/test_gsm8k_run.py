@@ -47,7 +47,7 @@ def server(example):
             yield json.loads(line)["url"]
         finally:
             process.terminate()
-            process.wait(30)
+            process.wait(180)
             process.stdout.close()
 
 

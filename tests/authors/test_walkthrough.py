@@ -75,7 +75,7 @@ def test_the_ten_minutes_of_the_page_work_while_a_training_runs_and_leave_no_mar
     assert alerts == [("loss-limit:training:1", "loss-limit")], "once, also over the restart"
     with Client(root=trainbus_home) as client:
         client.command("training", "stop")
-    assert training.wait(60) == 0
+    assert training.wait(180) == 0
     ended = wait_for(lambda: journal(trainbus_home, "run_ended"), 60.0, what="the end of the training")
     steps = [event.step for event in journal(trainbus_home, "step")]
     assert steps == list(range(1, ended[0].step + 1))

@@ -20,7 +20,7 @@ import zmq
 
 from trainbus.bus import events, home, wire
 
-DEADLINE = 30.0
+DEADLINE = 90.0
 
 
 def wait_for(condition: Callable[[], object], *, what: str = "") -> object:

@@ -25,7 +25,7 @@ def broker(trainbus_home):
 
     thread = threading.Thread(target=serve)
     thread.start()
-    assert ready.wait(20), failed
+    assert ready.wait(180), failed
     yield trainbus_home
     stop.set()
     thread.join(20)

@@ -147,7 +147,7 @@ def test_a_reader_that_goes_away_is_no_traceback():
     process.stdout.close()
     process.stdin.close()
     assert process.stderr.read() == b""
-    assert process.wait(30) == 141
+    assert process.wait(180) == 141
     process.stderr.close()
 
 

@@ -143,7 +143,7 @@ def test_the_inbox_is_kept_filled_with_one_job_a_cooldown(writer, seeds, tmp_pat
         assert first["accepted"] == 2
         (inbox / first["file"]).unlink()  # trained on
         process.send_signal(signal.SIGINT)
-        assert process.wait(60) == 130
+        assert process.wait(180) == 130
     assert len(writer.asked) == 1
 
 

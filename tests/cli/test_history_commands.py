@@ -81,7 +81,7 @@ def test_tail_follows_without_a_seam(a_run):
     finally:
         process.terminate()
         process.stdout.close()
-        process.wait(20)
+        process.wait(180)
     assert seen == [7, 8, 9, 10, 11, 12, 13, 14, 15]
 
 

@@ -58,7 +58,7 @@ def url(trained):
             yield json.loads(process.stdout.readline())["url"]
         finally:
             process.terminate()
-            assert process.wait(30) == 0
+            assert process.wait(180) == 0
 
 
 def ask(url, model="base", **more):

@@ -105,5 +105,5 @@ class Stage:
         if self.training is not None:
             assert self.training.stdin is not None
             self.training.stdin.close()
-            self.training.wait(60)
+            self.training.wait(180)
         trainbus("down", env=self.environment)

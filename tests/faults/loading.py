@@ -42,7 +42,7 @@ def main() -> int:
             run.step(step, loss=float(indices.sum()))
             step += 1
     sys.stdout.write(f"{step} {len(workers)} {run.stats().published}\n")
-    return 0 if run.close(timeout=30.0) else 3
+    return 0 if run.close(timeout=120.0) else 3
 
 
 if __name__ == "__main__":

@@ -76,7 +76,7 @@ class Trainer:
             assert self.process.poll() is None, self.words()
             return self.board.returned >= count
 
-        wait_for(reached, 30.0, what=f"{count} events of {self.run}")
+        wait_for(reached, what=f"{count} events of {self.run}")
 
     def wait_for_more(self, count: int) -> None:
         """Until ``count`` further calls came back."""
@@ -207,7 +207,7 @@ class Storm(System):
         """
         self.wait_for_journal(trainer)
         trainer.board.numbers[STOP] = 1
-        code = trainer.process.wait(60)
+        code = trainer.process.wait(180)
         assert code == 0, f"exit code {code} (3: not everything is acknowledged)\n{trainer.words()}"
 
     def judge(self, *, at_least: int = 1) -> Findings:

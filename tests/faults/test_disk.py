@@ -156,7 +156,7 @@ def test_d2_d8_a_detached_system_may_lose_its_own_log_and_nothing_else(storm, di
     os.kill(broker, signal.SIGKILL)
     trainer.wait_for_more(3_000)
     disk.free()
-    wait_for(lambda: storm.broker_pid() != broker, 30.0, what="another broker")
+    wait_for(lambda: storm.broker_pid() != broker, what="another broker")
     storm.finish(trainer)
     assert storm.judge(at_least=3_500).explained == 0
     assert storm.wait_for_state("alpha", "running").pid == pid
@@ -179,6 +179,6 @@ def test_d2_d8_the_broker_dies_on_a_full_disk_and_comes_back_when_there_is_room(
     assert "Traceback" not in storm.words()
     assert "No space left" in storm.words()
     disk.free()
-    wait_for(lambda: storm.broker_pid() != broker, 30.0, what="another broker")
+    wait_for(lambda: storm.broker_pid() != broker, what="another broker")
     storm.finish(trainer)
     assert storm.judge(at_least=1_500).explained == 0

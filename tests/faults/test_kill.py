@@ -67,7 +67,7 @@ def test_d3_d5_d6_d8_the_broker_is_killed_three_times_under_a_flood(storm):
         os.kill(broker, signal.SIGSTOP)
         trainer.wait_for_more(500)  # some of these are on their way when it dies, and must be sent again
         os.kill(broker, signal.SIGKILL)
-        wait_for(lambda broker=broker: storm.broker_pid() != broker, 30.0, what="another broker")
+        wait_for(lambda broker=broker: storm.broker_pid() != broker, what="another broker")
         trainer.wait_for_more(100)
     storm.finish(trainer)
     findings = storm.judge(at_least=1_500)

@@ -106,7 +106,7 @@ def echo():
 def connect(proxy: Proxy) -> socket.socket:
     place = urlsplit(proxy.address)
     peer = socket.create_connection((place.hostname, place.port), 20)
-    peer.settimeout(20)
+    peer.settimeout(90)
     return peer
 
 

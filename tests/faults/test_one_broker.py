@@ -45,7 +45,7 @@ def test_d10_a_supervisor_whose_broker_finds_the_journal_taken_goes_on_trying_an
         wait_for(lambda: storm.words().count("one broker runs for each journal") >= 2, what="two refused starts")
         trainer.wait_for_more(200)
         storm.process.send_signal(signal.SIGTERM)
-        assert storm.process.wait(20) == 0
+        assert storm.process.wait(180) == 0
     storm.up("alpha")
     storm.finish(trainer)
     storm.judge(at_least=400)

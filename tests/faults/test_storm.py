@@ -39,7 +39,7 @@ class Hand:
     def broker_dies(self) -> None:
         before = self.storm.broker_pid()
         os.kill(before, signal.SIGKILL)
-        wait_for(lambda: self.storm.broker_pid() != before, 30.0, what="another broker")
+        wait_for(lambda: self.storm.broker_pid() != before, what="another broker")
 
     def broker_freezes(self) -> None:
         pid = self.storm.broker_pid()
@@ -68,11 +68,11 @@ class Hand:
 
     def trainer_freezes(self) -> None:
         trainer = self.chance.choice(self.alive())
-        wait_for(lambda: self._state(trainer) == "running", 30.0, what=f"{trainer.run} to be known")  # who was never heard can't be missed
+        wait_for(lambda: self._state(trainer) == "running", what=f"{trainer.run} to be known")  # who was never heard can't be missed
         os.kill(trainer.process.pid, signal.SIGSTOP)
-        wait_for(lambda: self._state(trainer) == "lost", 30.0, what=f"{trainer.run} to be lost")
+        wait_for(lambda: self._state(trainer) == "lost", what=f"{trainer.run} to be lost")
         os.kill(trainer.process.pid, signal.SIGCONT)
-        wait_for(lambda: self._state(trainer) == "running", 30.0, what=f"{trainer.run} to be found")
+        wait_for(lambda: self._state(trainer) == "running", what=f"{trainer.run} to be found")
 
     def trainer_ends(self) -> None:
         self.storm.finish(self.chance.choice(self.alive()))

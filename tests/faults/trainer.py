@@ -103,7 +103,7 @@ def main() -> int:
                 run.checkpoint(path, step=step)
                 numbers[RETURNED] += 1
         time.sleep(given.pace)
-    settled = run.close(timeout=30.0)
+    settled = run.close(timeout=120.0)
     numbers[RETURNED] += 1  # run_ended
     numbers[SETTLED] = settled
     return 0 if settled else 3

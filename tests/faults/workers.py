@@ -33,7 +33,7 @@ def work(method: str, file: str) -> None:
     publisher = trainbus.Publisher("workers")
     for number in range(EVENTS):
         publisher.publish(Metric(name="from a worker", value=number))
-    assert publisher.close(timeout=60.0)
+    assert publisher.close(timeout=120.0)
     write(file, publisher.source, EVENTS)
 
 
@@ -52,7 +52,7 @@ def main() -> int:
     for worker in workers:
         worker.join()
     published = run.stats().published
-    settled = run.close(timeout=60.0)
+    settled = run.close(timeout=120.0)
     write(file, run._publisher.source, published + 1)  # run_ended comes last
     return 0 if settled and all(worker.exitcode == 0 for worker in workers) else 3
 

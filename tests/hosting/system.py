@@ -104,7 +104,7 @@ class System:
             status = self.plugin(name)
             return status if status.state == state and (not_pid is None or status.pid not in (None, not_pid)) else None
 
-        return wait_for(reached, 30.0, what=f"{name} {state}")
+        return wait_for(reached, what=f"{name} {state}")
 
     def publish(self, count: int) -> None:
         """Publish the next ``count`` steps."""
@@ -151,7 +151,7 @@ class System:
     def down(self) -> int:
         """Ctrl-C, and wait; the exit code."""
         self.process.send_signal(signal.SIGINT)
-        return self.process.wait(30)
+        return self.process.wait(180)
 
     def close(self) -> None:
         """Leave nothing behind."""
@@ -162,7 +162,7 @@ class System:
         if self.process is not None and self.process.poll() is None:
             self.process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
-                self.process.wait(15)
+                self.process.wait(180)
             self.process.kill()
             self.process.wait()
         for pid in self._pids:

@@ -40,12 +40,12 @@ def test_an_incident_that_outlives_kill_9_of_the_plugin_is_still_one_alert(syste
     publish(*normal)
     kill()
     publish(4.0, 4.1, 4.0)
-    wait_for(alerts, 30.0)
+    wait_for(alerts)
     kill()
     publish(4.0, 4.1)
     kill()
     publish(*normal)
-    wait_for(lambda: [alert for alert in alerts() if alert.state == "cleared"], 30.0)
+    wait_for(lambda: [alert for alert in alerts() if alert.state == "cleared"])
     assert {alert.id for alert in alerts()} == {"loss_spike:loss:r:61"}
     assert [alert.state for alert in alerts()].count("raised") == 1
     assert alerts()[-1].evidence["count"] == 5

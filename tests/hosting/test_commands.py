@@ -130,7 +130,7 @@ def test_attach_runs_a_plugin_in_development_until_ctrl_c(detached, site):
     detached.publish(5)
     wait_for(lambda: detached.seen("mine") == [0, 1, 2, 3, 4])
     attached.send_signal(signal.SIGINT)
-    assert attached.wait(15) == 0
+    assert attached.wait(180) == 0
     assert (detached.root / "plugins/mine/seen").read_text().endswith("stop\n")
     bad = trainbus("attach", "json:dumps")
     assert bad.returncode == 6

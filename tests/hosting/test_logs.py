@@ -97,7 +97,7 @@ def test_the_last_lines_reach_into_rotated_files(tmp_path):
     assert last_lines(tmp_path / "none.log", 5) == ([], None)
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(200)
 def test_who_follows_a_log_gets_every_line_once_however_often_it_is_rotated(tmp_path):
     """The reader pauses only when it has read everything that is there; the writer goes through many files meanwhile."""
     path = tmp_path / "p.log"

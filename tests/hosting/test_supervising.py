@@ -127,7 +127,7 @@ def test_the_supervisors_sudden_death_leaves_no_orphans(system, site):
     child = int(wait_for(lambda: (system.root / "plugins/parent/child").exists() and (system.root / "plugins/parent/child").read_text()))
     pids = wait_for(lambda: pids if len(pids := system.pids()) >= 3 else None) | {child}
     os.kill(system.process.pid, signal.SIGKILL)
-    wait_for(lambda: not any(alive(pid) for pid in pids), 15.0, what=f"end of {pids}")
+    wait_for(lambda: not any(alive(pid) for pid in pids), what=f"end of {pids}")
 
 
 def test_down_ends_a_plugin_that_hangs(system, site):

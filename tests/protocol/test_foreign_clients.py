@@ -55,7 +55,7 @@ def conversation(home, command, processes, *losing):
             client.command("r", "stop", reason="enough")
         output, problem = reader.communicate(timeout=90)
         assert reader.returncode == 0, problem
-        assert publisher.wait(90) == 0, publisher.stderr.read()
+        assert publisher.wait(180) == 0, publisher.stderr.read()
         return [json.loads(line) for line in output.splitlines()], bus.events(run="r")
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from trainbus import Subscriber
 from trainbus.bus.events import AnyEvent, Step
 
-DEADLINE_SECONDS = 20.0
+DEADLINE_SECONDS = 90.0
 
 
 def steps(first: int, last: int, run: str = "a") -> list[Step]:

@@ -69,12 +69,12 @@ class StandIn:
 
     def start(self) -> StandIn:
         self._thread.start()
-        assert self._started.wait(10)
+        assert self._started.wait(180)
         return self
 
     def stop(self) -> None:
         self._stopping = True
-        self._thread.join(10)
+        self._thread.join(90)
 
     def __enter__(self) -> StandIn:
         return self.start()
@@ -86,7 +86,7 @@ class StandIn:
         """Run ``job`` in the broker's thread and return what it returns."""
         answer: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._jobs.put((job, answer))
-        return answer.get(timeout=10)
+        return answer.get(timeout=90)
 
     def commit(self, batch: Sequence[events.Event], *, silently: bool = False) -> int:
         """One commit with its fan-out (none when ``silently``); returns the new head."""

@@ -19,7 +19,7 @@ def test_a_socket_that_is_never_let_in_stops_no_other_socket_of_its_process(monk
     monkeypatch.setattr(endpoint, "RECONNECT_MAX_MS", 1)
     idle = Endpoint(zmq.DEALER)
     with socket.create_server(("127.0.0.1", 0)) as server:
-        server.settimeout(20)
+        server.settimeout(90)
         idle.open(f"tcp://127.0.0.1:{server.getsockname()[1]}")
         for _ in range(MORE_THAN_FIT):
             server.accept()[0].close()

@@ -67,7 +67,7 @@ class Machine:
     def environment(self, **more: str) -> dict[str, str]:
         return {**os.environ, "TRAINBUS_HOME": str(self.home), "PYTHONUNBUFFERED": "1", **more}
 
-    def trainbus(self, *arguments: str, stdin: str = "", timeout: float = 60.0, **variables: str) -> subprocess.CompletedProcess[str]:
+    def trainbus(self, *arguments: str, stdin: str = "", timeout: float = 120.0, **variables: str) -> subprocess.CompletedProcess[str]:
         """Run a command to its end."""
         command = [*self._prefix, sys.executable, "-m", "trainbus", *arguments]
         done = subprocess.run(
@@ -107,7 +107,7 @@ class Machine:
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM)
                 with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(20)
+                    process.wait(180)
                 process.kill()
                 process.wait()
 
@@ -170,10 +170,10 @@ def test_one_token_is_all_that_a_remote_dashboard_needs(bus):
     """`attach PLUGIN TOKEN` with an observer's key: history, then live; its cursor is in the broker, its directory here."""
     server, laptop, _ = bus
     token = invite(server, "desk", "observer")
-    assert publish(server, 20).wait(60) == 0
+    assert publish(server, 20).wait(180) == 0
     attached = laptop.start("attach", "watcher", token)
     wait_for(lambda: len(laptop.seen()) == 20, 60)
-    assert publish(server, 10).wait(60) == 0
+    assert publish(server, 10).wait(180) == 0
     wait_for(lambda: len(laptop.seen()) == 30, 60)
     assert not (server.home / "plugins" / "watcher").exists()
     consumers = {cursor["consumer"]: cursor for cursor in server.json("cursors", "list")}
@@ -181,7 +181,7 @@ def test_one_token_is_all_that_a_remote_dashboard_needs(bus):
     # The token is not in the arguments of any process any more, and the next time its name is enough.
     assert token not in subprocess.run(["ps", "axww", "-o", "args"], capture_output=True, text=True, check=True).stdout
     attached.send_signal(signal.SIGTERM)
-    assert attached.wait(30) == 0
+    assert attached.wait(180) == 0
     said = attached.log.read_text()
     assert "role observer" in said  # what it published was dropped, with a word
     assert parse_token(token).secret_key not in said
@@ -189,10 +189,10 @@ def test_one_token_is_all_that_a_remote_dashboard_needs(bus):
     stored = laptop.home / "keys" / "remote" / "desk"
     assert stored.stat().st_mode & 0o777 == 0o600
     again = laptop.start("attach", "watcher", "desk")
-    assert publish(server, 5).wait(60) == 0
+    assert publish(server, 5).wait(180) == 0
     wait_for(lambda: len(laptop.seen()) == 35, 60)
     again.send_signal(signal.SIGTERM)
-    assert again.wait(30) == 0
+    assert again.wait(180) == 0
 
 
 def test_every_command_works_from_afar_with_the_environments_token(bus):
@@ -200,7 +200,7 @@ def test_every_command_works_from_afar_with_the_environments_token(bus):
     server, laptop, _ = bus
     watch, train = invite(server, "watch", "observer"), invite(server, "gpu", "publisher")
     training = publish(laptop, 20, TRAINBUS_TOKEN=train)
-    assert training.wait(90) == 0
+    assert training.wait(180) == 0
     assert "acknowledged True" in training.log.read_text()
     assert laptop.json("status", TRAINBUS_TOKEN=watch)["broker"]["keys"]["clients"] == 4
     assert [run["run"] for run in laptop.json("runs", "list", TRAINBUS_TOKEN=watch)] == ["far-1"]
@@ -212,7 +212,7 @@ def test_a_publishing_plugin_runs_from_afar_with_a_publishers_key(bus):
     """Its events reach the journal under its own source."""
     server, laptop, _ = bus
     laptop.start("attach", "watcher", "-", stdin=invite(server, "sensor", "publisher") + "\n")
-    assert publish(server, 8).wait(60) == 0
+    assert publish(server, 8).wait(180) == 0
     wait_for(lambda: len(laptop.seen()) == 8, 60)
 
     def metrics() -> list[str]:
@@ -224,7 +224,7 @@ def test_a_publishing_plugin_runs_from_afar_with_a_publishers_key(bus):
 def test_a_role_that_is_too_small_is_named_with_the_one_that_is_needed(bus):
     """Exit code 4, and what to ask for."""
     server, laptop, token = bus
-    assert publish(server, 2).wait(60) == 0
+    assert publish(server, 2).wait(180) == 0
     refused = laptop.trainbus("runs", "delete", "far-1", "--yes", TRAINBUS_TOKEN=token)
     assert refused.returncode == 4
     assert "needs admin" in refused.stderr
@@ -255,11 +255,11 @@ def test_revoking_a_key_ends_the_plugin_that_runs_with_it(bus):
     """It says why, and sees nothing of what comes after."""
     server, laptop, _ = bus
     attached = laptop.start("attach", "watcher", invite(server, "guest", "observer"))
-    assert publish(server, 3).wait(60) == 0
+    assert publish(server, 3).wait(180) == 0
     wait_for(lambda: len(laptop.seen()) == 3, 60)
     assert server.json("keys", "revoke", "guest")["applied"]
-    assert publish(server, 3).wait(60) == 0
-    assert attached.wait(60) == 4
+    assert publish(server, 3).wait(180) == 0
+    assert attached.wait(180) == 4
     assert "revoked" in attached.log.read_text()
     assert len(laptop.seen()) == 3
 
@@ -276,13 +276,13 @@ def test_a_slow_and_cut_cable_loses_nothing(bus, cable):
     publish(server, 5)
     wait_for(lambda: server.json("status")["broker"]["head"] > server_events, 60)  # the server goes on
     cable.mend()
-    assert training.wait(100) == 0
+    assert training.wait(180) == 0
     assert "acknowledged True" in training.log.read_text()
     wait_for(lambda: len(laptop.seen()) >= 305, 60)
     steps = server.trainbus("tail", "--run", "far-1", "--kind", "step", "-n", "1000", "--json").stdout.splitlines()
     assert len(steps) == 305
     attached.send_signal(signal.SIGTERM)
-    assert attached.wait(30) == 0
+    assert attached.wait(180) == 0
 
 
 def test_no_secret_is_in_any_output_log_or_process_list(bus):
@@ -290,7 +290,7 @@ def test_no_secret_is_in_any_output_log_or_process_list(bus):
     server, laptop, token = bus
     ops = invite(server, "ops", "operator")
     attached = laptop.start("attach", "watcher", "-", stdin=ops + "\n")
-    assert publish(laptop, 3, TRAINBUS_TOKEN=ops).wait(60) == 0
+    assert publish(laptop, 3, TRAINBUS_TOKEN=ops).wait(180) == 0
     wait_for(lambda: len(laptop.seen()) == 3, 60)
     server.outputs.clear()
     for machine, variables in ((server, {}), (laptop, {"TRAINBUS_TOKEN": ops})):
@@ -298,7 +298,7 @@ def test_no_secret_is_in_any_output_log_or_process_list(bus):
             machine.trainbus(*arguments, **variables)
     processes = subprocess.run(["ps", "axww", "-o", "args"], capture_output=True, text=True, check=True).stdout
     attached.send_signal(signal.SIGTERM)
-    attached.wait(30)
+    attached.wait(180)
     book = json.loads((server.home / "keys" / "broker.json").read_text())
     local = json.loads((server.home / "keys" / "local.json").read_text())
     secrets = [book["secret_key"], local["secret_key"], *(parse_token(one).secret_key for one in (token, ops)), token, ops]

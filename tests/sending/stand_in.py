@@ -134,7 +134,7 @@ def _bound(router: zmq.Socket, endpoint: str) -> bool:
     return True
 
 
-def wait_for(condition: Callable[[], object], seconds: float = 20.0) -> None:
+def wait_for(condition: Callable[[], object], seconds: float = 90.0) -> None:
     """Wait until the condition holds; fails after a generous deadline."""
     deadline = time.monotonic() + seconds
     while not condition():

@@ -56,7 +56,7 @@ def run_python(code: str, root: Path, **options) -> subprocess.CompletedProcess[
 def test_events_arrive_complete_numbered_and_in_order(make: Make, broker: StandIn) -> None:
     publisher = make(name="me", owner=True)
     steps(publisher, 5_000)
-    assert publisher.flush(20)
+    assert publisher.flush(90)
     got = broker.events_of(publisher.source)
     assert [event.seq for event in got] == list(range(5_000)) == [event.step for event in got]
     assert {(event.run, event.source) for event in got} == {("run-1", publisher.source)}
@@ -68,7 +68,7 @@ def test_events_arrive_complete_numbered_and_in_order(make: Make, broker: StandI
 def test_an_event_of_another_run_keeps_its_run(make: Make, broker: StandIn) -> None:
     publisher = make()
     publisher.publish(Alert(run="other"))
-    assert publisher.flush(20)
+    assert publisher.flush(90)
     assert broker.all[0].run == "other"
 
 
@@ -84,7 +84,7 @@ def test_a_broker_that_moves_to_another_port_is_followed(make: Make, root: Path)
     publisher = make()
     with StandIn(root):
         steps(publisher, 10)
-        assert publisher.flush(20)
+        assert publisher.flush(90)
     with StandIn(root, journal="journal-2") as second:
         steps(publisher, 10, first=10)
         wait_for(lambda: step_numbers(second, publisher.source)[-10:] == list(range(10, 20)))
@@ -140,7 +140,7 @@ def test_a_command_handler_that_raises_does_not_stop_the_publisher(make: Make, b
     broker.deliver(Command(id="a", verb="pause"))
     wait_for(lambda: warnings("on_command failed"))
     steps(publisher, 3)
-    assert publisher.flush(20)
+    assert publisher.flush(90)
 
 
 def test_flush_interval_zero_and_urgent_events_do_not_wait_for_the_tick(make: Make, broker: StandIn) -> None:
@@ -170,7 +170,7 @@ def test_close_does_not_wait_for_a_broker_that_is_dead(make: Make, broker: Stand
     """The stated time is an hour here; a stale connection file must not use it up."""
     publisher = make()
     steps(publisher, 10)
-    assert publisher.flush(20)
+    assert publisher.flush(90)
     broker.stop()
     steps(publisher, 10)
     assert not publisher.close(3600)
@@ -260,7 +260,7 @@ def test_a_home_that_can_not_be_written_costs_no_event(make: Make, root: Path, b
     (root / "spool").write_text("a file where the directory should be")
     publisher = make()
     steps(publisher, 20)
-    assert publisher.flush(20)
+    assert publisher.flush(90)
     assert step_numbers(broker, publisher.source) == list(range(20))
 
 
@@ -296,7 +296,7 @@ def test_an_event_that_can_not_be_kept_leaves_a_gap_in_its_place(make: Make, bro
     publisher.publish(event)
     publisher.publish(event)
     steps(publisher, 1)
-    assert publisher.flush(20)
+    assert publisher.flush(90)
     got = broker.events_of(publisher.source)
     assert [type(event) for event in got] == [Step, Gap, Gap, Step]
     assert isinstance(got[1], Gap)
@@ -309,7 +309,7 @@ def test_lone_surrogates_arrive_escaped(make: Make, broker: StandIn) -> None:
     """Broken JSON files hold them; they must not cost the sample."""
     publisher = make()
     publisher.publish(Sample(prompt="\U0001f600 \ud83d", answer="ok"))
-    assert publisher.flush(20)
+    assert publisher.flush(90)
     (sample,) = broker.all
     assert isinstance(sample, Sample)
     assert (sample.prompt, sample.answer, sample.seq) == ("\U0001f600 \\ud83d", "ok", 0)
@@ -335,7 +335,7 @@ def test_a_signal_handler_may_publish_at_any_moment(make: Make, broker: StandIn)
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
-    assert publisher.flush(20)
+    assert publisher.flush(90)
     got = broker.events_of(publisher.source)
     assert [event.seq for event in got] == list(range(count + fired))
     assert step_numbers(broker, publisher.source) == list(range(count))
@@ -366,7 +366,7 @@ def test_an_interrupt_within_publish_leaves_numbering_whole(make: Make, broker: 
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
-    assert publisher.flush(20)
+    assert publisher.flush(90)
     assert [event.seq for event in broker.events_of(publisher.source)] == list(range(publisher.stats().published))
     assert publisher.stats().errors == 0
 
@@ -383,7 +383,7 @@ def test_many_threads_may_publish(make: Make, broker: StandIn) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert publisher.flush(20)
+    assert publisher.flush(90)
     got = broker.events_of(publisher.source)
     assert [event.seq for event in got] == list(range(4_000))
     for worker in range(8):
@@ -405,7 +405,7 @@ def test_the_owner_thread_survives_an_unexpected_error(
     monkeypatch.setattr("trainbus.bus.sender.os.read", read)
     wait_for(lambda: warnings("unexpected error"))
     steps(publisher, 5)
-    assert publisher.flush(20)
+    assert publisher.flush(90)
 
 
 # --- D2: kill -9 -------------------------------------------------------------------------------------
@@ -428,7 +428,7 @@ resource.setrlimit(resource.RLIMIT_NOFILE, before)
 end = time.monotonic() + 60
 while run.stats().acknowledged < run.stats().published and time.monotonic() < end:
     time.sleep(0.02)
-print(run.close(timeout=30.0), run.stats().dropped, run._publisher.source)
+print(run.close(timeout=120.0), run.stats().dropped, run._publisher.source)
 """
     with StandIn(root) as broker:
         environment = {**os.environ, "TRAINBUS_HOME": str(root)}
@@ -505,7 +505,7 @@ def test_a_forked_child_publishes_nothing_and_says_so_once(make: Make, broker: S
     assert child.exitcode == 0
     assert said.count("forked process") == 1
     steps(publisher, 10, first=10)
-    assert publisher.flush(20)
+    assert publisher.flush(90)
     assert step_numbers(broker, publisher.source) == list(range(20))
 
 
@@ -515,7 +515,7 @@ def test_a_child_may_make_a_publisher_of_its_own(make: Make, broker: StandIn, ro
     def work() -> None:
         own = Publisher("child", root=root, settings=SMALL)
         steps(own, 5)
-        os._exit(0 if own.close(20) and inherited.forked else 1)
+        os._exit(0 if own.close(90) and inherited.forked else 1)
 
     child = multiprocessing.get_context("fork").Process(target=work)
     child.start()
@@ -567,11 +567,11 @@ def test_an_idle_publisher_hears_of_a_restarted_broker(make: Make, broker: Stand
     """Nothing is unacknowledged, so nothing times out: the connection itself says that it is new."""
     publisher = make(router=broker.endpoint)
     steps(publisher, 1)
-    assert publisher.flush(20)
+    assert publisher.flush(90)
     greeted = len(broker.hellos)
     broker.stop()
     broker.start()
     wait_for(lambda: len(broker.hellos) > greeted)
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 90
     while not publisher.stats().connected:
         assert time.monotonic() < deadline

@@ -62,7 +62,7 @@ class ChatServer:
         self._loop.close()
 
     def _on_loop(self, work) -> None:
-        asyncio.run_coroutine_threadsafe(work, self._loop).result(10)
+        asyncio.run_coroutine_threadsafe(work, self._loop).result(90)
 
     async def _listen(self) -> None:
         app = web.Application(client_max_size=64 << 20)

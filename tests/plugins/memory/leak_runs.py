@@ -45,7 +45,7 @@ def trained(limit, out, seed, root, leak, *, kind="plain", steps=400):
         code = process.wait(110 + steps / 4)
     finally:
         process.kill()
-        process.wait(10)
+        process.wait(180)
     with Client(root=root) as client:
 
         def ended():

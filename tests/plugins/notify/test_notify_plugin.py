@@ -62,7 +62,7 @@ def hook():
     thread.start()
     yield f"http://127.0.0.1:{server.server_port}/secret", heard, answers
     server.shutdown()
-    thread.join(10)
+    thread.join(90)
     server.server_close()
 
 

@@ -67,7 +67,7 @@ def collector():
     thread.start()
     yield f"http://127.0.0.1:{server.server_port}/v1/metrics", heard, answers
     server.shutdown()
-    thread.join(10)
+    thread.join(90)
     server.server_close()
 
 
@@ -262,7 +262,7 @@ def wandb_server():
     thread.start()
     yield f"http://127.0.0.1:{server.server_port}", streamed
     server.shutdown()
-    thread.join(10)
+    thread.join(90)
     server.server_close()
 
 
