@@ -29,7 +29,7 @@ def visit(browser, page):
 
     def make(url, *, may_lose_server=False, **options):
         context = browser.new_context(**({"viewport": {"width": 1280, "height": 900}} | options))
-        context.set_default_timeout(60_000)
+        context.set_default_timeout(120_000)
         contexts.append(context)
         allowed.add(urlsplit(url).netloc)
         page = context.new_page()

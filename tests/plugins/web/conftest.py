@@ -55,7 +55,7 @@ class Dashboard:
         self.harness = LiveHarness(self.plugin, config={"port": 0} | config, context=context)
         self.harness.start()
         self.url = context.url
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 120
         while not self.plugin.intake.loaded.is_set():
             assert time.monotonic() < deadline, "the history was not read in time"
             time.sleep(0.002)
@@ -82,7 +82,7 @@ class Dashboard:
 
     def post(self, path: str, value: object, **headers: str) -> tuple[int, dict]:
         """Status and answer of a request that changes something."""
-        connection = http.client.HTTPConnection("127.0.0.1", urlsplit(self.url).port, timeout=20)
+        connection = http.client.HTTPConnection("127.0.0.1", urlsplit(self.url).port, timeout=90)
         sent = {"Content-Type": "application/json"} | {name.replace("_", "-"): text for name, text in headers.items()}
         connection.request("POST", path, body=value if isinstance(value, bytes) else json.dumps(value).encode(), headers=sent)
         answer = connection.getresponse()
@@ -91,7 +91,7 @@ class Dashboard:
         return answer.status, body
 
     def open(self, path: str, *, method: str = "GET", **headers: str) -> http.client.HTTPConnection:
-        connection = http.client.HTTPConnection("127.0.0.1", urlsplit(self.url).port, timeout=20)
+        connection = http.client.HTTPConnection("127.0.0.1", urlsplit(self.url).port, timeout=90)
         connection.putrequest(method, path, skip_host="Host" in headers, skip_accept_encoding=True)
         for name, value in headers.items():
             connection.putheader(name.replace("_", "-"), value)

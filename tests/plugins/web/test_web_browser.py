@@ -264,7 +264,7 @@ def test_an_operator_steers_and_sees_what_becomes_of_it(dashboard, visit):
     shows(page, "#orders li.refused", "no optimizer yet")
     page.click("[data-verb=save]")
     page.wait_for_function("() => !document.querySelector('dialog')")
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while len(context_commands(board)) < 2:
         assert time.monotonic() < deadline
         page.wait_for_timeout(20)

@@ -56,7 +56,7 @@ def test_the_page_outlives_the_broker_and_the_server_without_a_reload_or_a_missi
         assert (command.verb, command.requested_by) == ("save", "plugin:web")
         run.result(command, "done", step=45)
         page.wait_for_selector("#orders li.done")
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 120
         while page.locator("#connection.live").count() != 1:
             assert time.monotonic() < deadline
             page.wait_for_timeout(50)
