@@ -55,7 +55,7 @@ def describe(path: Path) -> Contents:
     Raises:
         JournalError: It can't be read, or a newer trainbus wrote it.
     """
-    with closing(_open(path)) as connection:
+    with closing(open_readonly(path)) as connection:
         try:
             facts = dict(connection.execute("SELECT key, value FROM meta"))
             page, free = (connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_size", "freelist_count"))
@@ -64,7 +64,7 @@ def describe(path: Path) -> Contents:
             (events,) = connection.execute("SELECT COUNT(*) FROM events").fetchone()
             (version,) = connection.execute("PRAGMA user_version").fetchone()
         except sqlite3.Error as error:
-            raise _unreadable(path, error) from error
+            raise unreadable(path, error) from error
     log = path.with_name(f"{path.name}-wal")
     return Contents(
         path=str(path),
@@ -91,7 +91,7 @@ def faults(path: Path, *, thorough: bool = False) -> list[str]:
     Raises:
         JournalError: It can't be opened at all, or a newer trainbus wrote it.
     """
-    with closing(_open(path)) as connection:
+    with closing(open_readonly(path)) as connection:
         try:
             connection.execute("BEGIN")  # one snapshot for all that follows
             check = "integrity_check" if thorough else "quick_check"
@@ -110,6 +110,19 @@ def faults(path: Path, *, thorough: bool = False) -> list[str]:
     return found
 
 
+def journal_id(path: Path) -> str:
+    """The id that offsets and cursors of this journal belong to.
+
+    Raises:
+        JournalError: It can't be read, or a newer trainbus wrote it.
+    """
+    with closing(open_readonly(path)) as connection:
+        try:
+            return str(connection.execute("SELECT value FROM meta WHERE key='journal'").fetchone()[0])
+        except sqlite3.Error as error:
+            raise unreadable(path, error) from error
+
+
 def back_up(path: Path, target: Path) -> int:
     """Copy a journal as it is at this moment, without free pages; its bytes. It appears whole under its name or not at all.
 
@@ -122,7 +135,7 @@ def back_up(path: Path, target: Path) -> int:
     try:
         private_directory(target.absolute().parent)
         os.close(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))  # SQLite takes an empty file, and keeps its mode
-        with closing(_open(path)) as connection:
+        with closing(open_readonly(path)) as connection:
             # Not SQLite's backup API: that begins anew whenever the broker commits, which it does all the time.
             connection.execute("VACUUM INTO ?", (str(partial),))
         handle = os.open(partial, os.O_RDONLY)
@@ -146,15 +159,21 @@ def _time(connection: sqlite3.Connection, way: str) -> int | None:
     return row[0] if row else None
 
 
-def _open(path: Path) -> sqlite3.Connection:
+def open_readonly(path: Path) -> sqlite3.Connection:
+    """A connection that can't change the journal.
+
+    Raises:
+        JournalError: There is none, or a newer trainbus wrote it.
+    """
     schema.check_header(path)
     try:
         return sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None)
     except sqlite3.Error as error:
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
 
 
-def _unreadable(path: Path, error: object) -> JournalError:
+def unreadable(path: Path, error: object) -> JournalError:
+    """What a person is told of SQLite's error."""
     return JournalError(
         f"The journal {path} can't be read: {error}.", hint="`trainbus journal check` says what is damaged.", file=str(path)
     )
