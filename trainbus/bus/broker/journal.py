@@ -153,7 +153,7 @@ class Journal:
             connection.execute(f"PRAGMA synchronous={synchronous}")
             connection.execute(f"PRAGMA wal_autocheckpoint={CHECKPOINT_PAGES}")
             connection.execute(f"PRAGMA journal_size_limit={WAL_BYTES_KEPT}")
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeError) as error:  # the damaged schema that SQLite's message quotes may be no UTF-8
             connection.close()
             raise self._unusable(error) from error
         return connection

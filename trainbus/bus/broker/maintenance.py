@@ -14,6 +14,9 @@ from trainbus.bus.broker import schema
 from trainbus.bus.home import private_directory
 from trainbus.errors import JournalError
 
+SQLITE_ERRORS = (sqlite3.Error, UnicodeError)
+"""What reading a damaged file raises: SQLite's message may quote a schema that is no UTF-8, and then it is the message that fails."""
+
 SHOWN_FAULTS = 20
 """A damaged file has thousands."""
 
@@ -63,7 +66,7 @@ def describe(path: Path) -> Contents:
             topics = [Topic(run=run, kind=kind, events=count, bytes=size) for run, kind, count, size in connection.execute(_TOPICS)]
             (events,) = connection.execute("SELECT COUNT(*) FROM events").fetchone()
             (version,) = connection.execute("PRAGMA user_version").fetchone()
-        except sqlite3.Error as error:
+        except SQLITE_ERRORS as error:
             raise unreadable(path, error) from error
     log = path.with_name(f"{path.name}-wal")
     return Contents(
@@ -98,7 +101,7 @@ def faults(path: Path, *, thorough: bool = False) -> list[str]:
             found = [str(row[0]) for row in connection.execute(f"PRAGMA {check}({SHOWN_FAULTS})") if row[0] != "ok"]
             facts = dict(connection.execute("SELECT key, value FROM meta"))
             last, count = connection.execute("SELECT COALESCE(MAX(offset), -1), COUNT(*) FROM events").fetchone()
-        except sqlite3.DatabaseError as error:
+        except SQLITE_ERRORS as error:
             return [str(error)]
     head, deleted = facts.get("head"), facts.get("deleted")
     if not isinstance(head, int) or not isinstance(deleted, int):
@@ -118,8 +121,9 @@ def journal_id(path: Path) -> str:
     """
     with closing(open_readonly(path)) as connection:
         try:
-            return str(connection.execute("SELECT value FROM meta WHERE key='journal'").fetchone()[0])
-        except sqlite3.Error as error:
+            row = connection.execute("SELECT value FROM meta WHERE key='journal'").fetchone()
+            return str(row[0]) if row else ""
+        except SQLITE_ERRORS as error:
             raise unreadable(path, error) from error
 
 
@@ -144,7 +148,7 @@ def back_up(path: Path, target: Path) -> int:
         finally:
             os.close(handle)
         partial.replace(target)
-    except (sqlite3.Error, OSError) as error:
+    except (*SQLITE_ERRORS, OSError) as error:
         raise JournalError(
             f"{path} can't be copied to {target}: {error}.", hint="Check the disk's room and the folder's rights.", file=str(target)
         ) from error
@@ -168,7 +172,7 @@ def open_readonly(path: Path) -> sqlite3.Connection:
     schema.check_header(path)
     try:
         return sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None)
-    except sqlite3.Error as error:
+    except SQLITE_ERRORS as error:
         raise unreadable(path, error) from error
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from trainbus.bus.broker.maintenance import open_readonly, unreadable
+from trainbus.bus.broker.maintenance import SQLITE_ERRORS, open_readonly, unreadable
 from trainbus.bus.broker.retention import SLACK
 
 ROW_BYTES = 64
@@ -54,7 +54,7 @@ def trim_of(path: Path, *, run: str = "", before: int | None = None, max_bytes: 
             connection.execute("BEGIN")  # one snapshot for all that follows
             upto = _last(connection, before, max_bytes)
             return None if upto is None else _described(connection, run, upto)
-        except sqlite3.Error as error:
+        except (*SQLITE_ERRORS, TypeError) as error:
             raise unreadable(path, error) from error
 
 
