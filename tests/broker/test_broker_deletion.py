@@ -8,7 +8,9 @@ import pytest
 
 from tests.broker.broker_bench import SECOND, body, step
 from trainbus.bus import events, wire
+from trainbus.bus.broker import maintenance
 from trainbus.bus.broker.deletion import CHUNK
+from trainbus.bus.broker.trimming import trim_of
 
 
 def fill(bench, source: str, count: int, run: str = "r") -> None:
@@ -195,3 +197,102 @@ def test_a_journal_with_nothing_to_delete_is_left_alone(bench, count):
     bench.wall = 100 * SECOND
     retain(bench, journal_max_age=1e6, journal_max_bytes=1 << 30)
     assert len(bench.history()) == count
+
+
+# --- by hand --------------------------------------------------------------------------------------------
+
+
+def trimmed(bench, **what) -> int:
+    """Plan on the file and let the broker carry it out, as `trainbus journal trim` does; how many events went."""
+    trim = trim_of(bench.path, **what)
+    assert trim is not None
+    found = bench.ask(wire.TrimJournal(first=trim.first, upto=trim.upto, run=trim.run), dict[str, int])
+    assert found == {"events": trim.events}
+    return trim.events
+
+
+def test_a_person_can_have_old_events_deleted_and_the_summary_stays(bench):
+    fill(bench, "a", 10)
+    assert trimmed(bench, before=int(5.5 * SECOND)) == 5
+    assert [event.seq for event in bench.history()] == [5, 6, 7, 8, 9]
+    assert (bench.run().last_step, bench.run().events) == (9, 10)
+    assert trim_of(bench.path, before=int(5.5 * SECOND)) is None
+    bench.restart()
+    assert bench.expected("a") == 10, "what is deleted is not asked for again"
+
+
+def test_one_run_can_be_trimmed_while_it_and_others_go_on(bench):
+    """Its summary stays, unlike with a deleted run."""
+    fill(bench, "a", 5, "long")
+    fill(bench, "b", 3, "other")
+    bench.publish("a", step("a", 5, "long"), first=5)
+    assert trim_of(bench.path, run="nobody") is None
+    assert trimmed(bench, run="long", before=3 * SECOND) == 2
+    assert trimmed(bench, run="long") == 4
+    assert [event.run for event in bench.history()] == ["other"] * 3
+    assert bench.run("long").last_step == 5
+    bench.publish("a", step("a", 6, "long"), first=6)
+    assert [event.seq for event in bench.history(runs=["long"])] == [6]
+
+
+def test_a_trim_below_a_cursor_is_announced_in_its_first_transaction(bench):
+    """Each consumer that had not read what goes is named, with the offsets; a failed commit does neither."""
+    fill(bench, "a", CHUNK + 10)
+    for consumer, offset in (("slow", 1), ("middle", CHUNK), ("fast", CHUNK + 9)):
+        bench.ask(wire.OpenCursor(consumer=consumer, start=offset), wire.Cursor)
+    trim = trim_of(bench.path, before=(CHUNK + 6) * SECOND)
+    assert trim.behind == ["middle", "slow"]
+    bench.say(wire.Call(id=1, request=wire.TrimJournal(first=trim.first, upto=trim.upto)))
+    bench.fail()
+    assert (len(bench.history()), bench.messages(wire.Failure)) == (CHUNK + 10, [])
+    bench.tick(1)
+    gaps = {gap.reason.split()[1]: gap for gap in bench.history(kinds=["gap"])}
+    assert {name: (gap.first_seq, gap.last_seq) for name, gap in gaps.items()} == {"slow": (2, CHUNK + 4), "middle": (CHUNK + 1, CHUNK + 4)}
+    assert "trainbus journal trim" in gaps["slow"].reason
+    assert len(bench.history(kinds=["step"])) == 5
+    assert bench.last(wire.Reply).id == 1
+
+
+def test_a_trimmed_run_is_named_in_the_gap(bench):
+    fill(bench, "a", 3, "old")
+    fill(bench, "b", 3, "kept")
+    bench.ask(wire.OpenCursor(consumer="slow"), wire.Cursor)
+    trimmed(bench, run="old")
+    (gap,) = bench.history(kinds=["gap"])
+    assert "what run old has at offsets 0 to 2" in gap.reason
+
+
+def test_a_trim_by_size_reaches_it_and_gives_the_room_back_at_once(bench):
+    """Also where old events are small and new ones large, and where bodies fill many pages: the file is as small as was asked for."""
+    bench.hello("a")
+    for first in range(0, 6_000, 500):
+        note = "x" * (40 if first < 3_000 else 4_000)
+        bench.publish("a", *(step("a", seq, metrics={note: 1.0}) for seq in range(first, first + 500)), first=first)
+    limit = 2_000_000
+    assert trimmed(bench, max_bytes=limit) > 3_000
+    assert bench.path.stat().st_size <= limit, "without closing it first"
+    assert bench.path.with_name("journal.db-wal").stat().st_size == 0
+    assert 200 < len(bench.history()) < 500
+    assert maintenance.faults(bench.path, thorough=True) == []
+    assert trim_of(bench.path, max_bytes=limit) is None
+
+
+def test_offsets_that_are_not_in_the_journal_are_refused(bench):
+    """They may be those of another journal. A run that nobody knows is refused with the nearest name."""
+    fill(bench, "a", 3, "night-7")
+    for first, upto in ((0, 3), (-1, 2), (2, 1)):
+        assert bench.refused(wire.TrimJournal(first=first, upto=upto)).code == "invalid"
+    failure = bench.refused(wire.TrimJournal(upto=2, run="night-8"))
+    assert (failure.code, "night-7" in failure.hint) == ("unknown", True)
+    assert len(bench.history()) == 3
+
+
+def test_a_trim_and_what_the_settings_delete_do_not_disturb_each_other(bench):
+    fill(bench, "a", 10)
+    bench.wall = 100 * SECOND
+    bench.restart(journal_max_age=94.5)
+    bench.now += 11
+    bench.core.tick(bench.now)
+    bench.take_effects()
+    assert bench.ask(wire.TrimJournal(upto=7), dict[str, int]) == {"events": 3}, "the settings had deleted five before"
+    assert [event.seq for event in bench.history()] == [8, 9]

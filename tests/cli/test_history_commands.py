@@ -5,9 +5,12 @@ from __future__ import annotations
 import csv
 import json
 import math
+import os
 import re
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pyarrow.parquet
 import pytest
@@ -15,9 +18,11 @@ import pytest
 import trainbus
 from tests.support import trainbus as command
 from tests.support import wait_for
+from trainbus.bus.broker.journal import Journal
 from trainbus.bus.client import Client
 from trainbus.cli import app
 from trainbus.cli.history import last_events, offset_before, parse_since
+from trainbus.cli.options import byte_size
 
 
 def lines(text):
@@ -252,3 +257,57 @@ def test_what_is_no_time_says_what_is(capsys):
     """With examples."""
     assert app.run(["tail", "--since", "yesterday"]) == 2
     assert "2h" in capsys.readouterr().err
+
+
+def test_journal_trim_forgets_what_it_says_beforehand(a_run, capsys):
+    """Dry run, by run, by age, and once more when nothing is left; a consumer that had not read it is named and told."""
+    path = str(Path(os.environ["TRAINBUS_HOME"]) / "journal.db")
+    with Client() as client:
+        client.open_cursor("slow")
+        head = client.status().head
+        assert app.run(["journal", "trim", "--run", "first", "--older-than", "0s", "--dry-run"]) == 0
+        printed = capsys.readouterr()
+        assert f"Would forget {head + 1} events of first-1 (offsets 0 to {head}" in printed.out
+        assert "told by a gap event: slow" in printed.err
+        assert client.status().events == head + 1
+        assert app.run(["journal", "trim", "--run", "first", "--yes", "--json"]) == 0
+        said = json.loads(capsys.readouterr().out)
+        assert (said["done"], said["file"], said["trim"]["events"], said["trim"]["behind"]) == (True, path, head + 1, ["slow"])
+        (gap,) = client.events()
+        assert gap.reason.startswith("consumer slow had not read what run first-1 has")
+        assert [run.last_step for run in client.runs() if run.run == "first-1"] == [10], "the summary stays"
+        assert app.run(["journal", "trim", "--run", "first", "--yes"]) == 0
+        assert "Nothing to forget" in capsys.readouterr().out
+
+
+def test_journal_trim_asks_first_and_refuses_what_makes_no_sense(a_run, capsys):
+    """Nothing is deleted without a word; sizes and times are explained where they are wrong."""
+    for wrong in ([], ["--to-bytes", "1GB", "--run", "first"], ["--to-bytes", "many"], ["--older-than", "soon"]):
+        assert app.run(["journal", "trim", *wrong]) == 2
+        assert "--to-bytes" in (said := capsys.readouterr().err) or "30d" in said or "10m" in said
+    assert app.run(["journal", "trim", "--older-than", "0s"]) != 0, "nobody answered the question"
+    assert app.run(["journal", "trim", "--to-bytes", "1GB"]) == 0
+    assert "Nothing to forget" in capsys.readouterr().out
+    with Client() as client:
+        assert client.status().events == client.status().head + 1
+
+
+def test_journal_trim_does_not_touch_the_journal_of_another_bus(a_run, capsys, tmp_path, monkeypatch):
+    """A token or an address may lead to a broker whose journal is not the file that was looked at."""
+    here = Path(os.environ["TRAINBUS_HOME"])
+    (there := tmp_path / "there").mkdir()
+    shutil.copy(here / "bus.json", there / "bus.json")
+    Journal(there / "journal.db").close()
+    monkeypatch.setenv("TRAINBUS_HOME", str(there))
+    with Client() as client:
+        assert app.run(["journal", "trim", "--run", "first-1", "--yes"]) == 5
+        assert "keeps its journal elsewhere" in capsys.readouterr().err
+        assert client.status().events == client.status().head + 1
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("1000", 1000), ("500MB", 500_000_000), ("1.5 GiB", 3 << 29), ("2k", 2000), ("1TB", 10**12), ("7B", 7)]
+)
+def test_sizes_are_written_as_people_write_them(text, value):
+    """Decimal units, binary ones with an i, or bytes."""
+    assert byte_size(text) == value

@@ -16,9 +16,10 @@ import msgspec
 from tests.broker.broker_bench import Bench, body
 from tests.protocol.examples import all_examples, example
 from trainbus.bus import events, wire
-from trainbus.bus.broker import keystore
+from trainbus.bus.broker import keystore, maintenance
 from trainbus.bus.broker.journal import Journal
 from trainbus.bus.broker.replay import read_events
+from trainbus.bus.broker.trimming import trim_of
 from trainbus.bus.config_file import load
 from trainbus.bus.credentials import Credentials, credentials_for, parse_token
 from trainbus.bus.drain import spools
@@ -178,6 +179,15 @@ def _journal_rows(content: bytes, folder: Path) -> None:
 
 
 def _open(file: Path) -> None:
+    looks: list[Callable[[Path], object]] = [
+        maintenance.describe,
+        maintenance.faults,
+        maintenance.journal_id,
+        lambda path: trim_of(path, max_bytes=1),
+    ]
+    for look in looks:
+        with contextlib.suppress(JournalError):
+            look(file)
     try:
         journal = Journal(file, synchronous="OFF")
     except JournalError:

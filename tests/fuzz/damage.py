@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 from hypothesis import strategies as st
 
@@ -20,46 +21,64 @@ TOKENS = (
 )  # fmt: skip
 """Values at the edges of formats: length bytes that promise much, halves of characters, numbers that no type holds."""
 
-_place = st.floats(0, 1)
-_edit = st.one_of(
-    st.tuples(st.just("flip"), _place, st.integers(0, 255)),
-    st.tuples(st.just("cut"), _place, _place),
-    st.tuples(st.just("end"), _place, st.just(0)),
-    st.tuples(st.just("repeat"), _place, st.integers(1, 64)),
-    st.tuples(st.just("token"), _place, st.sampled_from(TOKENS)),
-    st.tuples(st.just("over"), _place, st.sampled_from(TOKENS)),
-    st.tuples(st.just("noise"), _place, st.binary(min_size=1, max_size=12)),
-    st.tuples(st.just("nest"), _place, st.tuples(st.sampled_from(NESTS), st.sampled_from(DEPTHS))),
-    st.tuples(st.just("splice"), _place, _place),
-)
+EDIT_BYTES = 6
+"""One edit is so many bytes of a program: what, where (two), how (three). Drawing them one by one takes Hypothesis ten times as long."""
+MAX_EDITS = 6
 
 
 def damaged(corpus: Sequence[bytes]) -> st.SearchStrategy[bytes]:
     """One of ``corpus`` after some edits; now and then untouched, or nothing but noise."""
     good = st.sampled_from(list(corpus))
-    edited = st.builds(_apply, good, good, st.lists(_edit, max_size=6))
+    edited = st.builds(_run, good, good, st.binary(max_size=EDIT_BYTES * MAX_EDITS))
     return st.one_of(edited, edited, edited, st.binary(max_size=64))
 
 
-def _apply(content: bytes, other: bytes, edits: list[tuple]) -> bytes:
-    for kind, place, value in edits:
-        at = int(place * len(content))
-        if kind == "flip" and content:
-            at = min(at, len(content) - 1)
-            content = content[:at] + bytes([content[at] ^ value]) + content[at + 1 :]
-        elif kind == "cut":
-            first, last = sorted((at, int(value * len(content))))
-            content = content[:first] + content[last:]
-        elif kind == "end":
-            content = content[:at]
-        elif kind == "repeat":
-            content = content[:at] + content[at : at + 16] * value + content[at:]
-        elif kind in ("token", "noise"):
-            content = content[:at] + value + content[at:]
-        elif kind == "over":
-            content = content[:at] + value + content[at + len(value) :]
-        elif kind == "nest":
-            content = content[:at] + value[0] * value[1] + content[at:]
-        elif kind == "splice":
-            content = content[:at] + other[int(value * len(other)) :]
-    return content[:MAX_BYTES]
+def _run(content: bytes, other: bytes, program: bytes) -> bytes:
+    """All edits of a program; what it lacks at its end counts as zeros, so that any beginning of a program is one."""
+    for start in range(0, len(program), EDIT_BYTES):
+        what, high, low, *how = program[start : start + EDIT_BYTES].ljust(EDIT_BYTES, b"\0")
+        content = _EDITS[what % len(_EDITS)](content, other, (high << 8 | low) * len(content) >> 16, how)[:MAX_BYTES]
+    return content
+
+
+_Edit: TypeAlias = Callable[[bytes, bytes, int, list[int]], bytes]
+
+
+def _flip(content: bytes, other: bytes, at: int, how: list[int]) -> bytes:
+    return content[:at] + bytes(byte ^ (how[0] or 1) for byte in content[at : at + 1]) + content[at + 1 :]
+
+
+def _end(content: bytes, other: bytes, at: int, how: list[int]) -> bytes:
+    return content[:at]
+
+
+def _cut(content: bytes, other: bytes, at: int, how: list[int]) -> bytes:
+    return content[:at] + content[at + (how[0] << 8 | how[1]) % (len(content) + 1) :]
+
+
+def _repeat(content: bytes, other: bytes, at: int, how: list[int]) -> bytes:
+    return content[:at] + content[at : at + 1 + how[0] % 32] * (how[1] % 65) + content[at:]
+
+
+def _token(content: bytes, other: bytes, at: int, how: list[int]) -> bytes:
+    return content[:at] + TOKENS[how[0] % len(TOKENS)] + content[at:]
+
+
+def _over(content: bytes, other: bytes, at: int, how: list[int]) -> bytes:
+    token = TOKENS[how[0] % len(TOKENS)]
+    return content[:at] + token + content[at + (how[1] % 16 or len(token)) :]
+
+
+def _noise(content: bytes, other: bytes, at: int, how: list[int]) -> bytes:
+    return content[:at] + bytes(how) + content[at:]
+
+
+def _nest(content: bytes, other: bytes, at: int, how: list[int]) -> bytes:
+    return content[:at] + NESTS[how[0] % len(NESTS)] * DEPTHS[how[1] % len(DEPTHS)] + content[at:]
+
+
+def _splice(content: bytes, other: bytes, at: int, how: list[int]) -> bytes:
+    return content[:at] + other[(how[0] << 8 | how[1]) * len(other) >> 16 :]
+
+
+_EDITS: tuple[_Edit, ...] = (_flip, _end, _cut, _repeat, _token, _over, _noise, _nest, _splice)

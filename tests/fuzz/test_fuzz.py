@@ -10,6 +10,7 @@ import gc
 import os
 import random
 import shutil
+import tempfile
 import time
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from tests.fuzz.bus_decoders import Decoder, bus_decoders
 from tests.fuzz.damage import damaged
 from tests.fuzz.file_decoders import file_decoders
+from tests.fuzz.model_decoders import model_decoders
 
 # Read here, since no test sees variables with this prefix.
 SECONDS = float(os.environ.get("TRAINBUS_FUZZ_SECONDS", "600"))
@@ -26,15 +28,17 @@ SEED = os.environ.get("TRAINBUS_FUZZ_SEED", "")
 
 FEW = 12
 """Examples of each decoder in the fast tests: that the harness works, and the grossest damage."""
-ROUND = 100
+ROUND = 200
 """Examples of one decoder between two looks at the clock."""
+MEMORY = Path("/dev/shm")
+"""A file system in memory: a folder for each example costs more than the decoder on most disks."""
 
 
 @pytest.fixture(scope="module")
 def decoders(tmp_path_factory):
     """All decoders by name, with their corpora."""
     folder = tmp_path_factory.mktemp("corpora")
-    return {decoder.name: decoder for decoder in (*bus_decoders(folder), *file_decoders(folder))}
+    return {decoder.name: decoder for decoder in (*bus_decoders(folder), *file_decoders(folder), *model_decoders(folder))}
 
 
 def search(decoder: Decoder, folder: Path, examples: int, number: int) -> None:
@@ -62,7 +66,7 @@ def search(decoder: Decoder, folder: Path, examples: int, number: int) -> None:
 
 def test_every_decoder_takes_what_is_good(decoders, tmp_path):
     """The corpora are what is really written: otherwise damage would be all that is ever tried."""
-    assert len(decoders) >= 25
+    assert len(decoders) >= 50
     for decoder in decoders.values():
         assert decoder.corpus
         for number, content in enumerate(decoder.corpus):
@@ -118,6 +122,13 @@ FOUND = [
     ("TensorBoard files", b"\x09" + b"\0" * 11 + b"\x09" + b"\0" * 8 + b"\0" * 4),
     ("trainer states that grow", b"[" * DEEP),
     ("checkpoints' files", b"[" * DEEP),
+    ("heads of weights", b'{"w": {"shape": [4]}}'),
+    ("heads of weights", b"[" * DEEP),
+    ("markers that are thinned", b'z"id": "r:8:d"}'),
+    ("markers that are thinned", b'{"files": 5}'),
+    ("what retention keeps", b""),
+    ("the kernel's files", b"1 (python) S ; " + b"1 " * 40),
+    ("the ledger of a command's processes", b'z"r", 1, 2]\n'),
     ("weights", (8 * DEEP).to_bytes(8, "little") + b"[" * 8 * DEEP),
 ]
 """What the search has found. Each of these once ended a process with a traceback."""
@@ -129,9 +140,17 @@ def test_what_was_found_is_refused(decoders, tmp_path, name, content):
     decoders[name].read(content, tmp_path)
 
 
+def test_a_damaged_schema_that_is_no_utf8_is_refused(decoders, tmp_path):
+    """SQLite quotes it in its message, which Python then can't read."""
+    journal = decoders["the journal file"]
+    for damage in (b"\xc5REATE", b"CREA\xff\xff"):
+        (place := tmp_path / damage.hex()).mkdir()
+        journal.read(journal.corpus[0].replace(b"CREATE", damage), place)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(7_200)
-def test_ten_minutes_of_damage(decoders, tmp_path, budget):
+def test_ten_minutes_of_damage(decoders, workplace, budget):
     """The budget is shared out among the decoders in rounds, so that each gets its part whatever one example costs."""
     seconds, first = budget
     end, number = time.monotonic() + seconds, first
@@ -140,13 +159,23 @@ def test_ten_minutes_of_damage(decoders, tmp_path, budget):
     while time.monotonic() < end:
         name = min(spent, key=spent.__getitem__)
         began = time.monotonic()
-        search(decoders[name], tmp_path, ROUND, number)
+        search(decoders[name], workplace, ROUND, number)
         spent[name] += time.monotonic() - began
         tried[name] += ROUND
         number += 1
         gc.collect()
     print(f"\nseeds {first} to {number - 1}: " + ", ".join(f"{name} {count:,}" for name, count in tried.items()))  # noqa: T201
     assert all(tried.values()), f"the budget of {seconds:g} s was too short for {[name for name, count in tried.items() if not count]}"
+
+
+@pytest.fixture
+def workplace(tmp_path):
+    """Where the examples' files are, in memory if that is to be had."""
+    if not os.access(MEMORY, os.W_OK):
+        yield tmp_path
+        return
+    with tempfile.TemporaryDirectory(dir=MEMORY, prefix="trainbus-fuzz-") as folder:
+        yield Path(folder)
 
 
 @pytest.fixture

@@ -43,6 +43,7 @@ TABLE = [
     (wire.DropCursor(consumer=ANY), OPERATOR),
     (wire.SendCommand(run="r", verb="stop"), OPERATOR),
     (wire.DeleteRun(run="r"), ADMIN),
+    (wire.TrimJournal(upto=0), ADMIN),
     (wire.Supervise(verb="down"), ADMIN),
     (wire.Supervise(verb="add", name="web"), ADMIN),
     (wire.Supervisor(pid=1), ADMIN),

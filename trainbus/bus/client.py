@@ -115,9 +115,16 @@ class Client(_Connected):
         """What the journal knows of each run, newest first."""
         return self.call(wire.Runs(), list[wire.RunInfo])
 
-    def delete_run(self, run: str, *, force: bool = False) -> int:
-        """Delete a run's events, also while it runs with ``force``. Returns how many there were."""
-        return int(self.call(wire.DeleteRun(run=run, force=force), _NAMED)["events"])
+    def delete_run(self, run: str, *, force: bool = False, timeout: float | None = None) -> int:
+        """Delete a run's events, also while it runs with ``force``. Returns how many there were. A million take some ten seconds."""
+        return int(self.call(wire.DeleteRun(run=run, force=force), _NAMED, timeout=timeout)["events"])
+
+    def trim_journal(self, upto: int, *, first: int = 0, run: str = "", timeout: float | None = None) -> int:
+        """Delete the events at offsets ``first`` to ``upto``, of one run or of all. Returns how many there were.
+
+        Summaries of runs stay; consumers that had not read the events get a gap event. A million events take some ten seconds.
+        """
+        return int(self.call(wire.TrimJournal(upto=upto, first=first, run=run), _NAMED, timeout=timeout)["events"])
 
     # --- consumers -------------------------------------------------------------------------------
 
@@ -244,9 +251,13 @@ class AsyncClient(_Connected):
         """As `Client.runs`."""
         return await self.call(wire.Runs(), list[wire.RunInfo])
 
-    async def delete_run(self, run: str, *, force: bool = False) -> int:
+    async def delete_run(self, run: str, *, force: bool = False, timeout: float | None = None) -> int:
         """As `Client.delete_run`."""
-        return int((await self.call(wire.DeleteRun(run=run, force=force), _NAMED))["events"])
+        return int((await self.call(wire.DeleteRun(run=run, force=force), _NAMED, timeout=timeout))["events"])
+
+    async def trim_journal(self, upto: int, *, first: int = 0, run: str = "", timeout: float | None = None) -> int:
+        """As `Client.trim_journal`."""
+        return int((await self.call(wire.TrimJournal(upto=upto, first=first, run=run), _NAMED, timeout=timeout))["events"])
 
     async def open_cursor(self, consumer: str, start: Literal["beginning", "now"] | int = "beginning") -> wire.Cursor:
         """As `Client.open_cursor`."""

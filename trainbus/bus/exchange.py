@@ -16,7 +16,7 @@ from trainbus.errors import ProtocolError, RefusedError, TrainbusError, Unreacha
 
 T = TypeVar("T")
 
-_NOT_REPEATABLE: tuple[type[wire.Request], ...] = (wire.SendCommand, wire.TakeLease, wire.Supervise, wire.DeleteRun)
+_NOT_REPEATABLE: tuple[type[wire.Request], ...] = (wire.SendCommand, wire.TakeLease, wire.Supervise, wire.DeleteRun, wire.TrimJournal)
 """Asking these twice does something twice: after a broken connection nobody can know whether they were done."""
 
 

@@ -8,12 +8,15 @@ Who leaves says how, in the ledger; the supervisor alone publishes the end, beca
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import msgspec
+
+from trainbus.bus.events import DECODE_ERRORS
 
 RUN_VARIABLE = "TRAINBUS_EXEC_RUN"
 NAME_VARIABLE = "TRAINBUS_EXEC_NAME"
@@ -41,12 +44,16 @@ class Ledger:
         self._path = folder / "ledger"
 
     def entries(self) -> list[Entry]:
-        """All lines so far; none when there is no ledger (any more)."""
+        """All whole lines so far; none when there is no ledger (any more)."""
         try:
-            lines = self._path.read_text(encoding="utf-8").splitlines()
+            lines = self._path.read_bytes().splitlines()
         except OSError:
             return []
-        return [Entry(*json.loads(line)) for line in lines if line.endswith("]")]
+        found = []
+        for line in lines:
+            with suppress(*DECODE_ERRORS):
+                found.append(msgspec.json.decode(line, type=Entry))
+        return found
 
     def add(self, entry: Entry) -> None:
         """Append a line.
@@ -55,7 +62,7 @@ class Ledger:
             OSError: The folder is gone (the supervisor has ended), or the disk is full.
         """
         with open(self._path, "ab", buffering=0) as file:  # noqa: PTH123 - one unbuffered write is one whole line
-            file.write(json.dumps(entry).encode() + b"\n")
+            file.write(msgspec.json.encode(entry) + b"\n")
 
     @contextmanager
     def locked(self) -> Iterator[None]:

@@ -160,6 +160,19 @@ class DeleteRun(Request, kw_only=True):
     force: bool = False
 
 
+class TrimJournal(Request, kw_only=True):
+    """Deletes the events at offsets ``first`` to ``upto``; with ``run``, those of that run alone. Result: ``{"events": n}``.
+
+    Answered when all are gone and their room is given back. Summaries of runs stay. For each consumer that had not read them, a
+    ``gap`` event is journaled in the transaction that begins. Refused (code ``invalid``) beyond the head, (code ``unknown``) for a run
+    that the journal doesn't know.
+    """
+
+    upto: int
+    first: int = 0
+    run: str = ""
+
+
 class OpenCursor(Request, kw_only=True):
     """Opens (creating it when new) a durable consumer. Result: `Cursor`.
 
@@ -278,7 +291,7 @@ class Supervise(Request, kw_only=True):
 
 
 AnyRequest: TypeAlias = (
-    Status | History | Runs | DeleteRun | OpenCursor | CommitCursor | ResetCursor | DropCursor | Consumers
+    Status | History | Runs | DeleteRun | TrimJournal | OpenCursor | CommitCursor | ResetCursor | DropCursor | Consumers
     | AddDeadLetter | DeadLetters | TakeLease | RenewLease | ReleaseLease | Leases | SendCommand | Supervisor | Supervise
 )  # fmt: skip
 

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from trainbus.bus.broker import maintenance
 from trainbus.bus.home import home
+from trainbus.cli.journal_trim import command as trim_command
 from trainbus.cli.options import json_option
 from trainbus.cli.output import age, number, print_json, print_table, size, stderr, stdout, table
 from trainbus.errors import JournalError
@@ -23,8 +24,12 @@ def command() -> None:
     """The journal as a file. Nothing here stops a training or the broker.
 
     How much is kept is set by bus.journal_max_age and bus.journal_max_bytes: the broker deletes the oldest events by itself, gives their
-    room back, and tells consumers that had not read them. `trainbus runs delete` forgets one run.
+    room back, and tells consumers that had not read them. `trainbus journal trim` does it once, by hand. `trainbus runs delete` forgets
+    one run.
     """
+
+
+command.add_command(trim_command)
 
 
 @command.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -9,6 +10,21 @@ from typing import Any, TypeVar
 import click
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+_DECIMAL = {"": 1, "K": 1_000, "M": 1_000_000, "G": 1_000_000_000, "T": 1_000_000_000_000}
+_BINARY = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+
+
+def byte_size(text: str) -> int:
+    """An option's type: ``500MB``, ``1.5GiB``, or a number of bytes.
+
+    Raises:
+        click.BadParameter: It is no size.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?", text.strip(), re.IGNORECASE)
+    if match is None or (match[3] and not match[2]):
+        raise click.BadParameter(f"{text!r} is no size. Write e.g. 500MB, 1GiB or 1000000.")
+    return int(float(match[1]) * (_BINARY if match[3] else _DECIMAL)[match[2].upper()])
 
 
 def json_option(function: F) -> F:

@@ -12,6 +12,7 @@ from trainbus.bus.client import Client
 from trainbus.bus.events import Alert, Checkpoint, Eval, Gap, RunEnded, RunStarted, Step
 from trainbus.bus.wire import RunInfo
 from trainbus.cli.history import known_run
+from trainbus.cli.journal_trim import DELETION_SECONDS
 from trainbus.cli.options import json_option, yes_option
 from trainbus.cli.output import age, number, print_json, print_table, progress, state, stdout, table
 from trainbus.cli.render import line
@@ -117,7 +118,7 @@ def delete(run: str, force: bool, yes: bool, as_json: bool) -> None:
         info = known_run(client, run)
         if not yes:
             click.confirm(f"Delete {info.run} ({info.state}, {number(info.events)} events) for good?", abort=True, err=True)
-        events = client.delete_run(info.run, force=force)
+        events = client.delete_run(info.run, force=force, timeout=DELETION_SECONDS)
     if as_json:
         print_json({"run": info.run, "events": events})
     else:

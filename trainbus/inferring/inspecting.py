@@ -54,6 +54,11 @@ class Inspection(Struct, frozen=True, kw_only=True):
     adapter: Adapter | None = None
 
 
+class _Tensor(Struct):
+    dtype: str
+    shape: list[int]
+
+
 def inspect(path: Path) -> Inspection:
     """Look into a folder.
 
@@ -108,19 +113,19 @@ def _parameters(path: Path, kind: str) -> dict[str, int]:
     prefix = "adapter_model" if kind == "adapter" else "model"
     types: dict[str, int] = {}
     for file in sorted(path.glob(f"{prefix}*.safetensors")):
-        for name, tensor in _head(file).items():
-            if name != "__metadata__":
-                types[tensor["dtype"]] = types.get(tensor["dtype"], 0) + math.prod(tensor["shape"])
+        for tensor in _tensors(file):
+            types[tensor.dtype] = types.get(tensor.dtype, 0) + math.prod(tensor.shape)
     return types
 
 
-def _head(file: Path) -> dict[str, Any]:
-    """Eight bytes with the header's length, then the header."""
+def _tensors(file: Path) -> list[_Tensor]:
+    """Eight bytes with the header's length, then the header: a tensor by each name but one."""
     try:
         with file.open("rb") as content:
             length = int.from_bytes(content.read(8), "little")
-            return msgspec.json.decode(content.read(min(length, MAX_HEADER_BYTES)), type=dict[str, Any])
-    except (OSError, ValueError) as error:
+            header = msgspec.json.decode(content.read(min(length, MAX_HEADER_BYTES)), type=dict[str, Any])
+        return [msgspec.convert(entry, _Tensor) for name, entry in header.items() if name != "__metadata__"]
+    except (OSError, *DECODE_ERRORS) as error:
         raise ModelError(f"{file} can't be read: {error}", hint="It may be cut off: fetch it again.", file=str(file)) from error
 
 

@@ -76,7 +76,8 @@ class Account:
     def opened(self) -> bool:
         """Whether a training process publishes by itself; hands the run over to it, and ends runs that others have left."""
         entries = self._ledger.entries()
-        if not entries:
+        runs = [entry.run for entry in entries if entry.state == "opened"]
+        if not runs:
             return False
         if self._owner:
             with self._lock:
@@ -84,9 +85,8 @@ class Account:
                 owner, self._publisher = self._publisher, self._publish_as(owner=False)
             self._published += owner.stats().published
             owner.close(CLOSE_SECONDS)
-        last = [entry.run for entry in entries if entry.state == "opened"][-1]
         for entry in _leaving(entries).values():
-            if entry.run != last and entry.run not in self._closed:
+            if entry.run != runs[-1] and entry.run not in self._closed:
                 self._end_of_other(entry)
         return True
 

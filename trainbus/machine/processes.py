@@ -45,7 +45,10 @@ def parse_stat(text: str) -> Stat:
     fields = back.split()
     if not bracket or len(fields) < 20:
         raise UnknownError(f"a process's stat can't be understood: {text[:60]!r}")
-    return Stat(front.partition("(")[2], fields[0], int(fields[1]), int(fields[11]) + int(fields[12]), int(fields[19]))
+    try:
+        return Stat(front.partition("(")[2], fields[0], int(fields[1]), int(fields[11]) + int(fields[12]), int(fields[19]))
+    except ValueError:
+        raise UnknownError(f"a process's stat can't be understood: {text[:60]!r}") from None
 
 
 class _Dear(Struct):

@@ -11,6 +11,8 @@ import pytest
 
 from tests.plugins.memory.story import HOST
 from trainbus.bus.events import Memory, MemoryGroup, Process, RunEnded, RunStarted, Step, System, Worker
+from trainbus.launch.signals import Ended
+from trainbus.launch.verdict import Verdict, crash_alert
 from trainbus.plugins.memory.config import MemoryConfig
 from trainbus.plugins.memory.deaths import MAX_POINTS, last_minute
 from trainbus.plugins.memory.plugin import MemoryPlugin
@@ -72,6 +74,30 @@ def test_what_the_kernel_counted_and_wrote_tells_whether_it_killed(last, verdict
     assert (alert.evidence["verdict"], alert.step, alert.rule) == (verdict, 41, "memory_death")
     assert words in alert.message
     assert alert.severity == ("info" if verdict == "other" else "critical")
+
+
+@pytest.mark.parametrize("crash_first", [True, False])
+def test_one_incident_is_one_critical_alert_whoever_sees_it_first(crash_first):
+    """`trainbus exec` tells of the crash; the death beside it is information that names it, until the run begins again."""
+    watch = Watch(HOST, MemoryConfig())
+    begun = RunStarted(run="r", name="tuning", host=HOST, pid=7, time=1)
+    crash = crash_alert("r", Verdict("host_memory", "failed", "killed"), Ended(None, 9), [], step=41, log="x.log")
+    killed = look(9, gone=True, kills=1, group=1)
+    watch.on_run_started(begun)
+    watch.on_system(look(7))
+    told = []
+    for event in (crash, killed) if crash_first else (killed, crash):
+        told += watch.on_alert(event) if event is crash else [one.alert for one in watch.on_system(event)[1]]
+    told += watch.on_run_ended(RunEnded(run="r", outcome="failed", signal=9, reason="killed", time=10**10))
+    assert watch.on_alert(crash) == []
+    assert [alert.severity for alert in told] == (["info"] * 2 if crash_first else ["critical", "info", "info"])
+    assert {alert.id for alert in told} == {told[0].id}
+    assert told[-1].evidence["incident"] == crash.id
+    assert told[-1].evidence["verdict"] == "kernel"
+    watch.on_run_started(begun)
+    watch.on_system(look(10))
+    (again,) = watch.on_system(look(11, gone=True, kills=2, group=2))[1]
+    assert (again.alert.severity, "incident" in again.alert.evidence) == ("critical", False)
 
 
 def test_where_the_kernel_counts_nothing_it_is_unknown_and_not_denied():

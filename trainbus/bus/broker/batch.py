@@ -13,11 +13,17 @@ Row: TypeAlias = tuple[int, int, int, int, int, int, bytes]
 
 
 class Delete(Struct, frozen=True):
-    """Delete up to ``limit`` of the oldest events at or below offset ``upto``; of one run (by number), or of all."""
+    """Delete up to ``limit`` of the oldest events at offsets ``first`` to ``upto``; of one run (by number), or of all.
+
+    ``fold``: with the last of them, fold the write-ahead log into the file, so that the room is given back at once and not with
+    some later commit. Somebody waits for it.
+    """
 
     upto: int
     limit: int
     run: int | None = None
+    first: int = 0
+    fold: bool = False
 
 
 class Batch(Struct):

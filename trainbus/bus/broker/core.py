@@ -183,7 +183,7 @@ class BrokerCore:
     def trim(self, plan: retention.Plan | None) -> None:
         """The answer to `PlanRetention`."""
         if plan is not None:
-            self._requests.deletions.trim(plan.oldest, min(plan.upto, self.head), plan.setting)
+            self._requests.deletions.retain(plan.oldest, min(plan.upto, self.head), plan.setting)
 
     def tick(self, now: float) -> None:
         """Time passed. To be called several times within each `heartbeat_interval` and `lost_after`."""

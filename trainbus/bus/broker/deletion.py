@@ -33,11 +33,16 @@ class _RunDeletion(Struct):
 
 
 class _Trim(Struct):
-    """The oldest events of the journal, because ``setting`` says so."""
+    """Events at offsets ``first`` to ``upto``, of one run or of all, because ``cause`` says so. ``call``: somebody waits for it."""
 
-    oldest: int
+    first: int
     upto: int
-    setting: str
+    cause: str
+    run: str = ""
+    run_id: int | None = None
+    peer: bytes = b""
+    call: int | None = None
+    deleted: int = 0
     announced: bool = False
 
 
@@ -73,9 +78,25 @@ class Deletions:
             raise RefusedError(f"Run {request.run} is running.", hint="Stop it first, or delete it by force.", code="running")
         self._jobs.append(_RunDeletion(peer, call, request.run, record.id, head))
 
-    def trim(self, oldest: int, upto: int, setting: str) -> None:
-        """Delete the events from offset ``oldest`` to ``upto`` because of ``setting``. Ignored while an earlier trim goes on."""
-        if not any(isinstance(job, _Trim) for job in self._jobs):
+    def trim(self, peer: bytes, call: int, request: wire.TrimJournal, head: int) -> None:
+        """Delete a part of the history; the call is answered when all is gone.
+
+        Raises:
+            RefusedError: ``unknown`` run, or ``invalid`` offsets.
+        """
+        if not 0 <= request.first <= request.upto <= head:
+            problem = f"Offsets {request.first} to {request.upto} are no part of this journal."
+            hint = f"Its offsets go from 0 to {head}. Are these of another journal?"
+            raise RefusedError(problem, hint=hint, code="invalid")
+        job = _Trim(request.first, request.upto, "`trainbus journal trim`", peer=peer, call=call)
+        if request.run:
+            record = known_run(self._tables.runs.get(request.run), request.run, [row.run for row in self._tables.runs.values()])
+            job.run, job.run_id = record.run, record.id
+        self._jobs.append(job)
+
+    def retain(self, oldest: int, upto: int, setting: str) -> None:
+        """Delete the events from offset ``oldest`` to ``upto`` because of ``setting``. Ignored while the last such deletion goes on."""
+        if not any(isinstance(job, _Trim) and job.call is None for job in self._jobs):
             self._jobs.append(_Trim(oldest, upto, setting))
 
     def next(self, draft: Draft) -> Delete | None:
@@ -84,10 +105,10 @@ class Deletions:
         if isinstance(job, _Trim):
             if not job.announced:
                 self._announce(job, draft)
-            return Delete(upto=job.upto, limit=CHUNK)
+            return Delete(upto=job.upto, limit=CHUNK, run=job.run_id, first=job.first, fold=job.call is not None)
         if isinstance(job, _RunDeletion):
             if not job.emptied:
-                return Delete(upto=job.upto, limit=CHUNK, run=job.run_id)
+                return Delete(upto=job.upto, limit=CHUNK, run=job.run_id, fold=True)
             self._forget(job, draft)
         return None
 
@@ -96,8 +117,10 @@ class Deletions:
         job = self._jobs[0] if self._jobs else None
         if isinstance(job, _Trim):
             job.announced = True
+            job.deleted += deleted
             if deleted < CHUNK:
                 self._jobs.popleft()
+                return None if job.call is None else (job.peer, reply(job.call, {"events": job.deleted}))
         elif isinstance(job, _RunDeletion):
             if job.emptied:
                 self._jobs.popleft()
@@ -109,10 +132,9 @@ class Deletions:
     def _announce(self, job: _Trim, draft: Draft) -> None:
         """In the same transaction as the first deletion: consumers that have not read what goes get a gap event."""
         for cursor in self._cursors.behind(job.upto):
-            first = max(cursor.offset + 1, job.oldest)
-            if first > job.upto:
-                continue
-            reason = f"consumer {cursor.consumer} had not read offsets {first} to {job.upto} when {job.setting} deleted them"
+            first = max(cursor.offset + 1, job.first)
+            what = f"what run {job.run} has at offsets" if job.run else "offsets"
+            reason = f"consumer {cursor.consumer} had not read {what} {first} to {job.upto} when {job.cause} deleted them"
             draft.make(events.Gap(first_seq=first, last_seq=job.upto, reason=reason))
 
     def _forget(self, job: _RunDeletion, draft: Draft) -> None:

@@ -29,7 +29,10 @@ WAL_BYTES_KEPT = 64 * 1024 * 1024
 """The write-ahead log file is cut back to this after a long reader made it grow."""
 
 VACUUM_PAGES = 2_000
-"""Free pages given back to the file system after each deletion: 8 MiB, some milliseconds."""
+"""Free pages given back to the file system by one transaction: 8 MiB, some milliseconds."""
+
+VACUUM_ROUNDS = 64
+"""Such transactions after one deletion, at most: 512 MiB. Events of common size need one or two."""
 
 # Rows of one INSERT. sqlite3 gives up the GIL for each statement and has to win it back from the receiving thread: one row
 # a statement came down to 1,800 rows/s beside a busy thread, 512 rows to 57,000. The smaller sizes take the remainder.
@@ -125,8 +128,8 @@ class Journal:
             raise self._explained(error) from error
         self._commits += 1
         self._events += len(batch.rows)
-        if deleted:
-            self._shrink()
+        if batch.delete:
+            self._give_back(batch.delete, deleted)
         return deleted
 
     def close(self) -> None:
@@ -150,7 +153,7 @@ class Journal:
             connection.execute(f"PRAGMA synchronous={synchronous}")
             connection.execute(f"PRAGMA wal_autocheckpoint={CHECKPOINT_PAGES}")
             connection.execute(f"PRAGMA journal_size_limit={WAL_BYTES_KEPT}")
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeError) as error:  # the damaged schema that SQLite's message quotes may be no UTF-8
             connection.close()
             raise self._unusable(error) from error
         return connection
@@ -190,20 +193,26 @@ class Journal:
                 self._connection.execute(_DROP[table], key if isinstance(key, tuple) else (key,))
 
     def _delete(self, delete: Delete) -> int:
-        if delete.run is None:
-            chosen, values = "offset<=? ORDER BY offset", (delete.upto, delete.limit)
-        else:
-            chosen, values = "run=? AND offset<=?", (delete.run, delete.upto, delete.limit)  # type: ignore[assignment]
+        chosen, values = "offset>=? AND offset<=? ORDER BY offset", [delete.first, delete.upto, delete.limit]
+        if delete.run is not None:
+            chosen, values = "run=? AND offset>=? AND offset<=?", [delete.run, *values]
         sql = f"DELETE FROM events WHERE offset IN (SELECT offset FROM events WHERE {chosen} LIMIT ?)"
         deleted = self._connection.execute(sql, values).rowcount
         self._connection.execute("UPDATE meta SET value=value+? WHERE key='deleted'", (deleted,))
         return deleted
 
-    def _shrink(self) -> None:
-        """Give freed pages back; a failure costs disk space only and is retried by the next deletion."""
+    def _give_back(self, delete: Delete, deleted: int) -> None:
+        """Give freed pages to the file system; a failure costs disk space only and is retried by the next deletion."""
         try:
-            # As a script: `execute` takes one step of a statement without columns, and each step frees one page.
-            self._connection.executescript(f"PRAGMA incremental_vacuum({VACUUM_PAGES})")
+            for _ in range(VACUUM_ROUNDS if deleted else 0):
+                # As a script: `execute` takes one step of a statement without columns, and each step frees one page.
+                self._connection.executescript(f"PRAGMA incremental_vacuum({VACUUM_PAGES})")
+                if not self._connection.execute("PRAGMA freelist_count").fetchone()[0]:
+                    break
+            if delete.fold and deleted < delete.limit:
+                # The file itself gets shorter when the log is folded in. A reader in the middle of the file makes this wait
+                # `BUSY_TIMEOUT` and give up: a later commit folds, too.
+                self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         except sqlite3.Error:
             self._failures += 1
 

@@ -14,6 +14,9 @@ from trainbus.bus.broker import schema
 from trainbus.bus.home import private_directory
 from trainbus.errors import JournalError
 
+SQLITE_ERRORS = (sqlite3.Error, UnicodeError)
+"""What reading a damaged file raises: SQLite's message may quote a schema that is no UTF-8, and then it is the message that fails."""
+
 SHOWN_FAULTS = 20
 """A damaged file has thousands."""
 
@@ -55,7 +58,7 @@ def describe(path: Path) -> Contents:
     Raises:
         JournalError: It can't be read, or a newer trainbus wrote it.
     """
-    with closing(_open(path)) as connection:
+    with closing(open_readonly(path)) as connection:
         try:
             facts = dict(connection.execute("SELECT key, value FROM meta"))
             page, free = (connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_size", "freelist_count"))
@@ -63,8 +66,8 @@ def describe(path: Path) -> Contents:
             topics = [Topic(run=run, kind=kind, events=count, bytes=size) for run, kind, count, size in connection.execute(_TOPICS)]
             (events,) = connection.execute("SELECT COUNT(*) FROM events").fetchone()
             (version,) = connection.execute("PRAGMA user_version").fetchone()
-        except sqlite3.Error as error:
-            raise _unreadable(path, error) from error
+        except SQLITE_ERRORS as error:
+            raise unreadable(path, error) from error
     log = path.with_name(f"{path.name}-wal")
     return Contents(
         path=str(path),
@@ -91,14 +94,14 @@ def faults(path: Path, *, thorough: bool = False) -> list[str]:
     Raises:
         JournalError: It can't be opened at all, or a newer trainbus wrote it.
     """
-    with closing(_open(path)) as connection:
+    with closing(open_readonly(path)) as connection:
         try:
             connection.execute("BEGIN")  # one snapshot for all that follows
             check = "integrity_check" if thorough else "quick_check"
             found = [str(row[0]) for row in connection.execute(f"PRAGMA {check}({SHOWN_FAULTS})") if row[0] != "ok"]
             facts = dict(connection.execute("SELECT key, value FROM meta"))
             last, count = connection.execute("SELECT COALESCE(MAX(offset), -1), COUNT(*) FROM events").fetchone()
-        except sqlite3.DatabaseError as error:
+        except SQLITE_ERRORS as error:
             return [str(error)]
     head, deleted = facts.get("head"), facts.get("deleted")
     if not isinstance(head, int) or not isinstance(deleted, int):
@@ -108,6 +111,20 @@ def faults(path: Path, *, thorough: bool = False) -> list[str]:
     if count != head + 1 - deleted:
         found.append(f"{count:,} events are there, {head + 1 - deleted:,} should be")
     return found
+
+
+def journal_id(path: Path) -> str:
+    """The id that offsets and cursors of this journal belong to.
+
+    Raises:
+        JournalError: It can't be read, or a newer trainbus wrote it.
+    """
+    with closing(open_readonly(path)) as connection:
+        try:
+            row = connection.execute("SELECT value FROM meta WHERE key='journal'").fetchone()
+            return str(row[0]) if row else ""
+        except SQLITE_ERRORS as error:
+            raise unreadable(path, error) from error
 
 
 def back_up(path: Path, target: Path) -> int:
@@ -122,7 +139,7 @@ def back_up(path: Path, target: Path) -> int:
     try:
         private_directory(target.absolute().parent)
         os.close(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))  # SQLite takes an empty file, and keeps its mode
-        with closing(_open(path)) as connection:
+        with closing(open_readonly(path)) as connection:
             # Not SQLite's backup API: that begins anew whenever the broker commits, which it does all the time.
             connection.execute("VACUUM INTO ?", (str(partial),))
         handle = os.open(partial, os.O_RDONLY)
@@ -131,7 +148,7 @@ def back_up(path: Path, target: Path) -> int:
         finally:
             os.close(handle)
         partial.replace(target)
-    except (sqlite3.Error, OSError) as error:
+    except (*SQLITE_ERRORS, OSError) as error:
         raise JournalError(
             f"{path} can't be copied to {target}: {error}.", hint="Check the disk's room and the folder's rights.", file=str(target)
         ) from error
@@ -146,15 +163,21 @@ def _time(connection: sqlite3.Connection, way: str) -> int | None:
     return row[0] if row else None
 
 
-def _open(path: Path) -> sqlite3.Connection:
+def open_readonly(path: Path) -> sqlite3.Connection:
+    """A connection that can't change the journal.
+
+    Raises:
+        JournalError: There is none, or a newer trainbus wrote it.
+    """
     schema.check_header(path)
     try:
         return sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None)
-    except sqlite3.Error as error:
-        raise _unreadable(path, error) from error
+    except SQLITE_ERRORS as error:
+        raise unreadable(path, error) from error
 
 
-def _unreadable(path: Path, error: object) -> JournalError:
+def unreadable(path: Path, error: object) -> JournalError:
+    """What a person is told of SQLite's error."""
     return JournalError(
         f"The journal {path} can't be read: {error}.", hint="`trainbus journal check` says what is damaged.", file=str(path)
     )

@@ -47,7 +47,7 @@ class HistoryReader:
         after = max(request.after, -1)
         try:
             found, scanned = self._select(request, after, upto)
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeError) as error:
             raise JournalError(f"The journal {self.path} can't be read: {error}.", hint="Check the disk.", file=str(self.path)) from error
         return wire.Page(events=found, next=max(scanned, after), head=head, done=scanned >= upto)
 

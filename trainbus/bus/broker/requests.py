@@ -91,6 +91,8 @@ class Requests:
             try:
                 if isinstance(waiting.request, wire.DeleteRun):
                     self.deletions.delete_run(waiting.peer, waiting.id, waiting.request, head)
+                elif isinstance(waiting.request, wire.TrimJournal):
+                    self.deletions.trim(waiting.peer, waiting.id, waiting.request, head)
                 else:
                     answers.append((waiting.peer, reply(waiting.id, self._change(waiting.request, draft, head, now))))
             except RefusedError as error:

@@ -15,7 +15,7 @@ INTERVAL = 10.0
 """Seconds between two looks at the journal."""
 
 SLACK = 0.05
-"""Share of ``journal_max_bytes`` that is freed beyond need, so that not every look finds a few events to delete."""
+"""Share of the wanted size that is freed beyond need: not every look finds a few events to delete, and pages are never quite full."""
 
 
 class Plan(Struct, frozen=True):

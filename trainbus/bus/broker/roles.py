@@ -32,6 +32,7 @@ REQUESTS: dict[type[wire.Request], Right] = {
     wire.ReleaseLease: Right("publisher"),
     wire.SendCommand: Right("operator"),
     wire.DeleteRun: Right("admin"),
+    wire.TrimJournal: Right("admin"),
     wire.Supervise: Right("admin"),
     wire.Supervisor: Right("admin"),
 }

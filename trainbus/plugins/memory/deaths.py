@@ -148,10 +148,15 @@ def last_minute(history: Iterable[System], run: str, host: str, until: int) -> l
     return points[:: -(-len(points) // MAX_POINTS)] if points else []
 
 
-def death_alert(run: str, death: Death, *, step: int | None, name: str, host: str, time: int, updated: bool) -> Alert:
-    """The death as an alert: critical when it was want of memory."""
-    severity: Severity = "critical" if death.verdict in ("kernel", "python", "gpu", "worker") else "info"
+def death_alert(run: str, death: Death, *, step: int | None, name: str, host: str, time: int, updated: bool, incident: str = "") -> Alert:
+    """The death as an alert: critical when it was want of memory.
+
+    ``incident`` is the id of the alert that has told of this death already (`trainbus exec` tells of every crash): one incident wants
+    one alert, so this one is information beside it.
+    """
+    severity: Severity = "critical" if death.verdict in ("kernel", "python", "gpu", "worker") and not incident else "info"
     advice = "" if severity == "info" else "Resume from the last checkpoint with a smaller batch, fewer workers, or more memory."
+    joined = {"incident": incident} if incident else {}
     return Alert(
         run=run,
         time=time,
@@ -162,7 +167,7 @@ def death_alert(run: str, death: Death, *, step: int | None, name: str, host: st
         state="updated" if updated else "raised",
         step=step,
         message=f"The process of {name or run} is gone. {WORDS[death.verdict]}: {'; '.join(death.proof)}.",
-        evidence={"host": host, "verdict": death.verdict, "proof": death.proof, "pid": death.pid, **death.evidence},
+        evidence={"host": host, "verdict": death.verdict, "proof": death.proof, "pid": death.pid, **joined, **death.evidence},
         advice=advice,
         plugin=PLUGIN,
     )

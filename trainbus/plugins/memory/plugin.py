@@ -115,6 +115,13 @@ class MemoryPlugin:
         self._keep(context)
 
     @hookimpl
+    def on_alert(self, event: events.Alert, context: Context) -> None:
+        """One incident, one alert: a crash that `trainbus exec` tells of is not told once more."""
+        for alert in self._watch.on_alert(event):
+            context.publish(alert)
+            self._keep(context)
+
+    @hookimpl
     def on_step(self, event: events.Step) -> None:
         """Count a training's steps."""
         self._watch.on_step(event)

@@ -42,7 +42,8 @@ class RunView(Struct):
 
     ``series`` holds the bytes of its tree under "process", of limits under their keys, of GPUs as ``gpuN``. ``peaks`` is how far memory
     has been above its level while training, by phase. ``excess`` is how far it is above it
-    now, ``levels`` the level after each evaluation. ``heap`` and ``gpu`` are what the training's allocators told last.
+    now, ``levels`` the level after each evaluation. ``heap`` and ``gpu`` are what the training's allocators told last. ``crash`` is the
+    id of the alert by which `trainbus exec` told of its end.
     """
 
     run: str
@@ -68,6 +69,7 @@ class RunView(Struct):
     gpu_low: int = 0
     excess: float = 0.0
     leaking: bool = False
+    crash: str = ""
     gpu_percent: float | None = None
     members: dict[int, int] = field(default_factory=dict)
     members_age: int = 0

@@ -26,6 +26,8 @@ MAX_RUNS = 32
 MAX_DEATHS = 10
 RUN_KINDS = ("leak", "creep", "fragments", "idle", "save", "action")
 """First words of the keys of alerts that end with their training."""
+CRASH = ("exec", "crash")
+"""Plugin and rule of the alert by which `trainbus exec` tells of a crash."""
 YOUNG_STEPS = 100
 """Steps after which a training is no longer young, and is looked at as seldom as its memory allows."""
 
@@ -73,7 +75,7 @@ class Watch:
         state = self.state
         state.trainings[event.run] = Training(event.run, event.pid, event.time, event.name)
         view = state.runs.pop(event.run, None) or RunView(run=event.run)
-        view.name, view.pid = event.name, event.pid
+        view.name, view.pid, view.crash = event.name, event.pid, ""
         view.on_resumed(event.time)
         state.runs[event.run] = view
         state.deaths.pop(event.run, None)
@@ -96,7 +98,16 @@ class Watch:
         if death is None:
             return []
         self._keep_death(run, death)
-        return [death_alert(run, death, step=view.step, name=view.name, host=self.host, time=event.time, updated=known is not None)]
+        return [self._death_alert(view, death, event.time, updated=known is not None)]
+
+    def on_alert(self, event: Alert) -> list[Alert]:
+        """`trainbus exec` told of a crash: a death that was told here before is from now on information beside that."""
+        view = self.state.runs.get(event.run)
+        if view is None or (event.plugin, event.rule) != CRASH or event.state == "cleared" or view.crash == event.id:
+            return []
+        view.crash = event.id
+        death = self.state.deaths.get(event.run)
+        return [] if death is None else [self._death_alert(view, death, event.time, updated=True)]
 
     def on_step(self, event: Step) -> None:
         """A step ended."""
@@ -218,8 +229,10 @@ class Watch:
                 training.pid,
             )
         self._keep_death(run, death)
-        alert = death_alert(run, death, step=view.step, name=view.name, host=self.host, time=event.time, updated=known is not None)
-        return Died(run, death, alert)
+        return Died(run, death, self._death_alert(view, death, event.time, updated=known is not None))
+
+    def _death_alert(self, view: RunView, death: Death, time: int, *, updated: bool) -> Alert:
+        return death_alert(view.run, death, step=view.step, name=view.name, host=self.host, time=time, updated=updated, incident=view.crash)
 
     def _keep_death(self, run: str, death: Death) -> None:
         self.state.deaths.pop(run, None)

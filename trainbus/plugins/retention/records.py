@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, MutableMapping
 from operator import attrgetter
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from msgspec import Struct, field
 
 from trainbus.bus import events
+from trainbus.errors import PluginError
+
+T = TypeVar("T")
 
 RECORD_KEY = "record/"
 TRASHED_KEY = "trashed/"
@@ -77,6 +80,9 @@ class Book:
     Args:
         host: Checkpoints of other hosts are not its business.
         state: Durable small values; what it holds is taken over.
+
+    Raises:
+        PluginError: Something of that can't be read.
     """
 
     def __init__(self, host: str, state: MutableMapping[str, Any]) -> None:
@@ -88,11 +94,11 @@ class Book:
         self.runs: dict[str, RunMarks] = {}
         for key in list(state):
             if key.startswith(RECORD_KEY):
-                self.records[key.removeprefix(RECORD_KEY)] = msgspec.msgpack.decode(state[key], type=Record)
+                self.records[key.removeprefix(RECORD_KEY)] = _kept(key, state[key], Record)
             elif key.startswith(TRASHED_KEY):
-                self.trashed[key.removeprefix(TRASHED_KEY)] = msgspec.msgpack.decode(state[key], type=Record)
+                self.trashed[key.removeprefix(TRASHED_KEY)] = _kept(key, state[key], Record)
             elif key.startswith(RUN_KEY):
-                self.runs[key.removeprefix(RUN_KEY)] = msgspec.msgpack.decode(state[key], type=RunMarks)
+                self.runs[key.removeprefix(RUN_KEY)] = _kept(key, state[key], RunMarks)
         self._pending: dict[str, dict[str, float]] = dict(state.get(PENDING_KEY, {}))
 
     def checkpoint(self, event: events.Checkpoint) -> None:
@@ -217,3 +223,14 @@ class Book:
 def _finite(metrics: dict[str, float]) -> dict[str, float]:
     """A NaN is no measure of anything: it would be neither better nor worse than the others."""
     return {name: value for name, value in metrics.items() if math.isfinite(value)}
+
+
+def _kept(key: str, content: Any, kind: type[T]) -> T:
+    try:
+        return msgspec.msgpack.decode(content, type=kind)
+    except (*events.DECODE_ERRORS, TypeError) as error:
+        raise PluginError(
+            f"What retention keeps under {key!r} in the journal can't be read: {error}.",
+            hint="Stop it and forget its state with `trainbus cursors drop`; it then begins anew. Or restore the journal.",
+            key=key,
+        ) from error

@@ -9,6 +9,9 @@ from typing import Any
 
 import msgspec
 
+from trainbus.bus.events import DECODE_ERRORS
+from trainbus.plugins.retention.recognition import NotACheckpoint
+
 DISPOSABLE = re.compile(
     r"(optimizer|scheduler|scaler)(_\d+)?\.(pt|bin|safetensors)|rng_state(_\d+)?\.pth"
     r"|(global_step\d+|optimizer_\d+|pytorch_model_fsdp_optimizer_\d+)/.+"
@@ -35,10 +38,19 @@ def disposable(path: Path) -> dict[str, int]:
 
 
 def thinned_marker(marker: bytes, files: list[str]) -> bytes:
-    """The marker of a checkpoint without these files. Its id stays: it is still the same checkpoint."""
-    content: dict[str, Any] = msgspec.json.decode(marker)
-    content["files"] = {name: entry for name, entry in content.get("files", {}).items() if name not in files}
-    content["thinned"] = sorted({*content.get("thinned", ()), *files})
+    """The marker of a checkpoint without these files. Its id stays: it is still the same checkpoint.
+
+    Raises:
+        NotACheckpoint: It is damaged.
+    """
+    try:
+        content = msgspec.json.decode(marker, type=dict[str, Any])
+        listed = msgspec.convert(content.get("files", {}), dict[str, Any])
+        before = msgspec.convert(content.get("thinned", []), list[str])
+    except DECODE_ERRORS as error:
+        raise NotACheckpoint(f"The marker can't be read: {error}.") from error
+    content["files"] = {name: entry for name, entry in listed.items() if name not in files}
+    content["thinned"] = sorted({*before, *files})
     return msgspec.json.format(msgspec.json.encode(content), indent=1)
 
 
