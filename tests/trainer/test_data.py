@@ -12,6 +12,8 @@ from pyarrow import parquet
 from trainbus.errors import DataError
 from trainbus.trainer_node import data
 from trainbus.trainer_node.dataset import rows
+from trainbus.trainer_node.dataset.inspection import QUICK_ROWS, glance, inspect
+from trainbus.trainer_node.dataset.reading import Reading
 
 
 @pytest.fixture
@@ -47,12 +49,12 @@ def test_each_format_is_known_by_its_keys(lines, row, name, turns):
 def test_a_files_own_column_names_can_be_mapped(lines):
     """Also those of turns; a row's own id is kept."""
     path = lines({"frage": "a", "antwort": "b", "id": "x7"})
-    loaded = data.load(str(path), columns={"question": "frage", "answer": "antwort"})
+    loaded = data.load(str(path), Reading(columns={"question": "frage", "answer": "antwort"}))
     assert (loaded.format, [turn.content for turn in loaded.examples[0].turns], loaded.examples[0].id) == (
         "question and answer", ["a", "b"], "x7",
     )  # fmt: skip
     path = lines({"dialogue": [{"who": "user", "says": "a"}, {"who": "assistant", "says": "b"}]})
-    loaded = data.load(str(path), columns={"messages": "dialogue", "role": "who", "content": "says"})
+    loaded = data.load(str(path), Reading(columns={"messages": "dialogue", "role": "who", "content": "says"}))
     assert [f"{turn.role} {turn.content}" for turn in loaded.examples[0].turns] == ["user a", "assistant b"]
 
 
@@ -67,6 +69,34 @@ def test_a_json_list_is_read_in_pieces_and_its_faults_are_placed(tmp_path, monke
         path.write_text(broken)
         with pytest.raises(DataError, match=says):
             list(rows.rows_of(path))
+
+
+def test_a_format_that_is_not_known_is_refused(lines):
+    """Deny by default: a row, or the settings, may name the format; an unknown name is refused whatever else is there (L-31)."""
+    named = {"$schema": "question_answer", "question": "a", "answer": "b"}
+    assert data.load_file(lines(named, GOOD)).format == "question and answer"
+    for wrong in ("chat/9", "https://json-schema.org/draft", 7):
+        with pytest.raises(DataError, match="is unknown") as caught:
+            data.load_file(lines({**GOOD, "$schema": wrong}))
+        assert "question_answer" in caught.value.facts["allowed"]
+    with pytest.raises(DataError, match="a file of question and answer"):
+        data.load_file(lines(GOOD, {"$schema": "text", "text": "a"}))
+    two = {"prompt": "a", "completion": "b", "text": "c"}
+    assert data.load(str(lines(two)), Reading(schema="text")).format == "text"
+    with pytest.raises(DataError, match="key 'instruction' holds nothing"):
+        data.load(str(lines(two)), Reading(schema="alpaca"))
+    with pytest.raises(DataError, match="in data of the format 'alpaca'"):
+        data.load(str(lines(named)), Reading(schema="alpaca"))
+
+
+def test_a_quick_look_reads_the_first_rows_and_a_standard_one_all(lines):
+    """So it costs the same for every file; what it can't see, the standard look and the training see."""
+    path = lines(*[GOOD] * QUICK_ROWS, "{", *[GOOD] * 9)
+    quick, standard = inspect(str(path), level="quick"), inspect(str(path))
+    assert (quick.ok, quick.examples, quick.repeated) == (True, QUICK_ROWS, 0)
+    assert (standard.ok, standard.examples, standard.repeated) == (False, QUICK_ROWS + 9, QUICK_ROWS + 8)
+    assert glance(path, Reading()) == ""
+    assert "no known format" in glance(lines({"colour": "red"}), Reading())
 
 
 def test_plain_text_is_an_example_without_turns(lines):
@@ -147,6 +177,18 @@ def test_all_bad_lines_are_counted_and_the_first_ones_named(lines):
         data.load_file(lines(GOOD, "{", GOOD, "{", *["{"] * 9))
     assert caught.value.facts["lines"] == [2, *range(4, 14)]
     assert "11 of 13 lines are refused; the next: 4, 5, 6, 7, …" in caught.value.problem
+
+
+def test_of_a_line_without_an_end_only_the_beginning_is_kept(tmp_path, monkeypatch):
+    """It is told by its number, and the lines behind it keep theirs."""
+    monkeypatch.setattr(rows, "LONGEST_LINE_BYTES", 100)
+    monkeypatch.setattr(rows, "READ_BYTES", 64)
+    for length in (101, 102, 103, 166, 167, 5000):
+        path = tmp_path / "data.jsonl"
+        path.write_text(f'{{"text": "a"}}\n{"x" * length}\n{{"text": "b"}}\n')
+        found = list(rows.rows_of(path))
+        assert [number for number, _ in found] == [1, 2, 3]
+        assert "more than 100 bytes in one line" in found[1][1].what
 
 
 def test_an_empty_file_and_a_missing_one_are_errors(tmp_path):

@@ -64,7 +64,7 @@ def test_lengths_say_what_is_cut_and_what_to_set():
 
 @pytest.mark.parametrize(("question", "answer", "says"), [("q" * 900, "x", "prompts are long"), ("q", "x" * 900, "hardly any prompt")])
 def test_an_unusual_share_of_tokens_with_loss_is_told(question, answer, says):
-    """Below 30 % and above 85 %; not for plain text, of which all is learned."""
+    """Less than 30 % or more than 85 % without loss (A-82); not for plain text, of which all is learned."""
     dataset = tokenize([Example(turns=(Turn("user", question), Turn("assistant", answer)))], byte_tokenizer(), 2000)
     assert says in lengths(dataset, 2000).advice[0]
     assert lengths(tokenize([Example(text="abc" * 9)], byte_tokenizer(), 100), 100, row_format="text").advice == []
@@ -73,7 +73,7 @@ def test_an_unusual_share_of_tokens_with_loss_is_told(question, answer, says):
 def test_repeated_examples_are_named_by_line(write):
     """Exactly the same, and the same but for case, blanks and the form of letters; another answer is another example."""
     path = write("d.jsonl", asked("one"), asked("two"), asked("one"), asked(" ONE "), asked("one", "other"), asked("\uff4f\uff4e\uff45"))
-    found = inspect(str(path), "train", {})
+    found = inspect(str(path))
     assert found.repeated == 3
     assert [(match.line, match.of_line, match.how) for match in found.matches] == [
         (3, 1, "the same"), (4, 1, "the same but for case and blanks"), (6, 1, "the same but for case and blanks"),
@@ -84,7 +84,7 @@ def test_the_evaluation_set_is_found_in_training_data_by_text_question_and_id(wr
     """Ids that are numbers count rows of their own file and mean nothing."""
     held = write("eval.jsonl", asked("one"), asked("two"), asked("three"), asked("four", id="q-4"), asked("five", id=5))
     path = write("d.jsonl", asked("new"), asked("one"), asked("TWO"), asked("three", "other"), asked("4", id="q-4"), asked("n", id=5))
-    found = inspect(str(path), "train", {}, against=fingerprints_of(str(held), "train", {}), against_name="eval.jsonl")
+    found = inspect(str(path), against=fingerprints_of(str(held)), against_name="eval.jsonl")
     assert found.leaked == 4
     assert [(match.line, match.of_line, match.how, match.file) for match in found.matches] == [
         (2, 1, "the same", "eval.jsonl"),
@@ -118,7 +118,7 @@ def test_an_answer_that_stands_in_its_question_is_told(question, answer, says):
 def test_real_data_are_judged_as_they_are(shared_data):
     """GSM8K: none is there twice, the test set is not in the training set; 59 answers of 7,473 begin with a sentence of their question."""
     files = [str(shared_data / "gsm8k" / name) for name in ("train.jsonl", "test.jsonl")]
-    found = inspect(files[0], "train", {}, against=fingerprints_of(files[1], "train", {}))
+    found = inspect(files[0], against=fingerprints_of(files[1]))
     assert (found.examples, found.repeated, found.leaked, found.told) == (7473, 0, 0, 59)
     assert {one.how for one in found.answers} == {"the first 50 characters of the answer stand in the question"}
 
@@ -174,7 +174,7 @@ def test_a_later_file_of_the_run_is_compared_with_those_before(prepare, write, t
     _, lines, told = prepare(two, job="b", duplicates="skip")
     assert lines == [1]
     assert "line 2 is the same but for case and blanks as line 2 of a.jsonl" in told
-    assert inspect(str(two), "train", {}, output=tmp_path / "out").trained == 1
+    assert inspect(str(two), output=tmp_path / "out").trained == 1
 
 
 def test_a_job_that_goes_on_keeps_its_choice_whatever_others_did_meanwhile(prepare, write, tmp_path):

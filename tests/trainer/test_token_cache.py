@@ -17,8 +17,10 @@ from trainbus.errors import DataError
 from trainbus.trainer_node.byte_tokenizer import byte_tokenizer
 from trainbus.trainer_node.dataset.cache import INFO, TokenCache, recipe_of
 from trainbus.trainer_node.dataset.encoding import Encoder, _learned
+from trainbus.trainer_node.dataset.reading import Reading
 from trainbus.trainer_node.dataset.rendering import Renderer, render
 from trainbus.trainer_node.formats import Example, Turn
+from trainbus.trainer_node.profile import Profile
 from trainbus.trainer_node.tokens import tokenize
 
 PLENTY = 1 << 40
@@ -62,7 +64,7 @@ def test_what_was_tokenised_once_is_found_again(cache, file):
 
 
 def test_whatever_changes_the_tokens_makes_another(cache, file):
-    """Content, length, tokenizer, chat template, end token, and whether bad lines are left out."""
+    """Content, length, tokenizer, chat template, end token, profile, and whether bad lines are left out."""
     path = file()
     other = byte_tokenizer()
     other.chat_template = other.chat_template.replace("<|end|>", "<|end|>\n")
@@ -70,8 +72,9 @@ def test_whatever_changes_the_tokens_makes_another(cache, file):
     ended.eos_token = "<|pad|>"
     keys = {get(cache, path).key, get(cache, path, max_length=50).key, get(cache, path, tokenizer=other).key,
             get(cache, path, tokenizer=ended).key, get(cache, path, tolerant=True).key, get(cache, file("b.jsonl")).key,
-            get(cache, path, columns={"question": "question"}).key}  # fmt: skip
-    assert len(keys) == 7
+            get(cache, path, reading=Reading(columns={"question": "question"})).key,
+            get(cache, path, reading=Reading(profile=Profile(system="s"))).key}  # fmt: skip
+    assert len(keys) == 8
 
 
 def test_a_file_from_the_disk_equals_one_from_memory(cache, file):

@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 import msgspec
-from rich.text import Text
 
+from trainbus.cli.app import UsageError
+from trainbus.cli.data_print import explain, print_example, print_lengths
+from trainbus.cli.data_profile import profile
 from trainbus.cli.options import config_options, json_option
-from trainbus.cli.output import note, number, print_json, print_table, size, state, stdout, table
-from trainbus.errors import DataError
+from trainbus.cli.output import note, number, print_json, print_table, size, state, table
+from trainbus.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from trainbus.trainer_node.config import TrainerConfig
     from trainbus.trainer_node.dataset.cache import Tokenised
-    from trainbus.trainer_node.dataset.inspection import Inspection
+    from trainbus.trainer_node.dataset.inspection import Inspection, Level
     from trainbus.trainer_node.dataset.statistics import Lengths
     from trainbus.trainer_node.preview import Preview
-
-SHOWN_LINES = 5
-"""So many lines of each kind are printed; --json has more."""
 
 
 class Shown(msgspec.Struct):
@@ -38,11 +37,20 @@ def command() -> None:
     """Training data: is it readable, and what does a model learn from it?"""
 
 
+command.add_command(profile)
+
+
 @command.command()
 @click.argument("files", nargs=-1, required=True)
 @config_options
 @click.option("--model", help="Also count tokens, with this model's tokenizer and chat template.")
 @click.option("--against", metavar="FILE", help="An evaluation set: examples that it holds, too, are told. Default: trainer.eval_file.")
+@click.option(
+    "--level",
+    type=click.Choice(["quick", "standard", "deep"]),
+    help="quick: the first 1,000 rows; standard: every row; deep: every row's tokens, too.  [default: deep with --model, else standard]",
+)
+@click.option("--auto-adjust", is_flag=True, help="Write the max_length that cuts no example into trainbus.toml.")
 @click.option("--output", "output_path", metavar="DIRECTORY", help="Output of an inbox: examples of files that it was trained on are told.")
 @json_option
 def check(
@@ -51,25 +59,33 @@ def check(
     overrides: tuple[str, ...],
     model: str | None,
     against: str | None,
+    level: str | None,
+    auto_adjust: bool,
     output_path: str | None,
     as_json: bool,
 ) -> int:
     """Read FILES as a training would. Exit code 7 when one of them, or a line, can't be used.
 
-    Told are bad lines, examples that are there twice, examples of the evaluation set, answers that stand in their questions, and (with a
-    model) how long examples are in tokens, how many are cut at trainer.max_length, and what to set.
+    Each row must have a known format: what is not known is refused. Told are bad lines, examples that are there twice, examples of the
+    evaluation set, answers that stand in their questions, and (with a model) how long examples are in tokens, how many are cut at
+    trainer.max_length, and what to set.
     """
     from trainbus.cli.train import need_libraries, read_settings
 
     settings = read_settings(config_path, overrides, {"model": model, "eval_file": against, "output_path": output_path})
     need_libraries()
     from trainbus.trainer_node.dataset.inspection import fingerprints_of, inspect
+    from trainbus.trainer_node.dataset.reading import reading_of
 
-    evaluation = fingerprints_of(settings.eval_file, settings.data_split, settings.columns) if settings.eval_file else None
+    if (level == "deep" or auto_adjust) and not settings.model:
+        raise UsageError("A deep look counts tokens, and no model is named.", hint="Add --model, or set trainer.model.")
+    chosen = cast("Level", level or ("deep" if model or auto_adjust else "standard"))
+    reading = reading_of(settings)
+    evaluation = fingerprints_of(settings.eval_file, reading) if settings.eval_file and chosen != "quick" else None
     name = Path(settings.eval_file).name
     output = Path(settings.output).expanduser() if settings.output else None
-    found = [inspect(file, settings.data_split, settings.columns, against=evaluation, against_name=name, output=output) for file in files]
-    tokenizer = _tokenizer(settings) if model else None
+    found = [inspect(file, reading, level=chosen, against=evaluation, against_name=name, output=output) for file in files]
+    tokenizer = _tokenizer(settings) if chosen == "deep" else None
     for one in found:
         _judge(one, settings, tokenizer)
     if as_json:
@@ -83,8 +99,28 @@ def check(
         columns = ("file", "verdict", "format", "examples", "bad lines", "repeated", "size")
         print_table(table(*columns, rows=rows, right=columns[3:]), empty="")
         for one in found:
-            _explain(one)
+            explain(one)
+    if auto_adjust:
+        _adjust(found, settings, config_path)
     return 0 if all(one.ok for one in found) else DataError.exit_code
+
+
+def _adjust(found: list[Inspection], settings: TrainerConfig, config_path: Path | None) -> None:
+    """Set the length that the longest example needs, where one is cut."""
+    from trainbus.bus.config_file import FILE_NAME, find
+    from trainbus.cli.config_edit import write_setting
+
+    wanted = max((one.tokens.suggested for one in found if one.tokens is not None and one.tokens.over), default=0)
+    if not wanted:
+        note(f"No example is longer than max_length = {settings.max_length:,}: nothing is changed.")
+        return
+    file = find(config_path)
+    if file is None:
+        raise ConfigError(
+            f"There is no {FILE_NAME} to change.", hint=f"`trainbus init` writes one; or use --set trainer.max_length={wanted}."
+        )
+    write_setting(file, "trainer", "max_length", wanted)
+    note(f"{file}: trainer.max_length was {settings.max_length:,} and is {wanted:,} now.")
 
 
 def _tokenizer(settings: TrainerConfig) -> Any:
@@ -100,18 +136,19 @@ def _tokenizer(settings: TrainerConfig) -> Any:
 def _tokenised(file: str, settings: TrainerConfig, tokenizer: Any) -> Tokenised:
     """As a training would have it, and where a training will find it."""
     from trainbus.trainer_node.dataset.cache import TokenCache, recipe_of
+    from trainbus.trainer_node.dataset.reading import reading_of
 
     cache = TokenCache(limit_bytes=int(settings.token_cache_gb * 1e9), note=note)
-    options: dict[str, Any] = {"split": settings.data_split, "columns": settings.columns}
-    return cache.get(recipe_of(file, tokenizer, settings.max_length, tolerant=True, **options), tokenizer)
+    return cache.get(recipe_of(file, tokenizer, settings.max_length, tolerant=True, reading=reading_of(settings)), tokenizer)
 
 
 def _examples(tokenised: Tokenised, settings: TrainerConfig, tokenizer: Any, count: int, line: int | None) -> list[Preview]:
     from trainbus.trainer_node import data
+    from trainbus.trainer_node.dataset.reading import reading_of
     from trainbus.trainer_node.preview import preview as show
 
     lines = {line} if line is not None else set(tokenised.dataset.lines[:count].tolist())
-    wanted = data.load(settings.data, settings.data_split, tolerant=True, columns=settings.columns, lines=lines).examples
+    wanted = data.load(settings.data, reading_of(settings), tolerant=True, lines=lines).examples
     if not wanted:
         raise _no_example(settings.data, line)
     return [show(example, tokenizer, settings.max_length, source=settings.data) for example in wanted]
@@ -136,15 +173,17 @@ def _no_example(file: str, line: int | None) -> DataError:
 
 def _judge(one: Inspection, settings: TrainerConfig, tokenizer: Any) -> None:
     """Count tokens, and see what the settings would refuse."""
-    from trainbus.trainer_node.dataset.statistics import lengths
+    from trainbus.trainer_node.dataset.statistics import lengths, require_masked, require_whole
 
     if tokenizer is not None and not one.problem:
         try:
             tokenised = _tokenised(one.file, settings, tokenizer)
+            one.tokens = lengths(tokenised.dataset, settings.max_length, row_format=one.format)
+            require_masked(tokenised.dataset, one.file, one.format)
+            if settings.too_long == "refuse":
+                require_whole(tokenised.dataset, one.file, settings.max_length)
         except DataError as error:
             one.ok, one.problem, one.hint = False, error.problem, error.hint
-        else:
-            one.tokens = lengths(tokenised.dataset, settings.max_length, row_format=one.format)
     refused = (settings.duplicates == "refuse" and one.repeated + one.trained) or (settings.leaks == "refuse" and one.leaked)
     one.ok = one.ok and not refused
 
@@ -188,58 +227,6 @@ def preview(
     if as_json:
         print_json(shown)
         return
-    _print_lengths(file, shown.format, shown.lengths)
+    print_lengths(file, shown.format, shown.lengths)
     for example in shown.examples:
-        _print_example(example, settings.max_length)
-
-
-def _explain(one: Inspection) -> None:
-    if one.problem:
-        note(f"{one.problem}\n{one.hint}".strip())
-    remarks = {
-        "bad lines": [f"line {rejected.line}: {rejected.reason}" for rejected in one.rejected],
-        "examples are there twice": [str(match) for match in one.matches],
-        "questions hold their answer": [f"line {told.line}: {told.how}" for told in one.answers],
-    }
-    counts = (len(one.rejected), one.repeated + one.leaked + one.trained, one.told)
-    for count, (what, named) in zip(counts, remarks.items(), strict=True):
-        for remark in named[:SHOWN_LINES]:
-            note(f"{one.file}, {remark}")
-        if count > SHOWN_LINES:
-            note(f"{one.file}: {count:,} {what}")
-    if one.leaked:
-        note(f"{one.file}: {one.leaked:,} examples are in the evaluation set, too")
-    if one.trained:
-        note(f"{one.file}: {one.trained:,} examples were trained on in an earlier file")
-    if one.tokens is not None:
-        _print_lengths(one.file, one.format, one.tokens)
-
-
-def _print_lengths(file: str, row_format: str, told: Lengths) -> None:
-    console = stdout()
-    head = f"{file}: {told.examples:,} examples, format {row_format}, {told.total:,} tokens, {told.learned:,} with loss"
-    percentiles = f"p50 {told.p50:,}, p95 {told.p95:,}, p99 {told.p99:,}, longest {told.longest:,}"
-    console.print(f"{head}\ntokens an example: mean {told.mean:,.0f}, {percentiles}", soft_wrap=True)
-    for advice in told.advice:
-        console.print(Text(advice, style="yellow"), soft_wrap=True)
-
-
-def _print_example(example: Preview, max_length: int) -> None:
-    """Loss by colour, and by brackets for who has none."""
-    console = stdout()
-    cut = f", cut at {max_length:,}" if example.tokens > max_length else ""
-    where = f"line{'s' if len(example.lines) > 1 else ''} {', '.join(map(str, example.lines))}"
-    console.print(Text(f"\n{where}: {example.tokens:,} tokens, {example.learned:,} with loss{cut}", style="bold"))
-    text = Text()
-    learned = False
-    for place, piece in enumerate(example.pieces):
-        if piece.begins and place:
-            text.append("⟧│" if learned else "│", style="bold")
-            learned = False
-        if piece.learned != learned:
-            text.append("⟦" if piece.learned else "⟧", style="bold green")
-            learned = piece.learned
-        text.append(piece.text, style="green" if piece.learned else "dim")
-    if learned:
-        text.append("⟧", style="bold green")
-    console.print(text, soft_wrap=True)
+        print_example(example, settings.max_length)

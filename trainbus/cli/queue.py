@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -12,6 +13,9 @@ import click
 from trainbus.cli.options import config_options, json_option
 from trainbus.cli.output import age, note, number, print_json, print_table, size, state, table
 from trainbus.errors import ConfigError, DataError
+from trainbus.trainer_node.config import TrainerConfig
+from trainbus.trainer_node.dataset.inspection import glance
+from trainbus.trainer_node.dataset.reading import reading_of
 from trainbus.trainer_node.inbox.daemon import queue_file
 from trainbus.trainer_node.inbox.forecast import forecast, told
 from trainbus.trainer_node.inbox.intake import Intake, set_aside
@@ -88,7 +92,9 @@ def add(
         if not file.is_file():
             raise DataError(f"There is no file {file}.", hint="Check the path.", file=str(file))
     with _queue() as queue:
-        intake = Intake(_folder(config_path, overrides, inbox), queue, settle=0.0)
+        settings = _settings(config_path, overrides, inbox)
+        look = partial(glance, reading=reading_of(settings))
+        intake = Intake(Path(settings.inbox), queue, settle=0.0, glance=look)
         taken = [intake.take(file.absolute(), cast(Priority, priority), copy=True) for file in files]
     if as_json:
         print_json(taken)
@@ -138,7 +144,7 @@ def retry(job: str, config_path: Path | None, overrides: tuple[str, ...], inbox:
     with _queue() as queue:
         found = queue.find(job)
         queue.check_retry(found)
-        intake = Intake(_folder(config_path, overrides, inbox), queue, settle=0.0)
+        intake = Intake(Path(_settings(config_path, overrides, inbox).inbox), queue, settle=0.0)
         _tell(queue.retry(found, path=intake.bring_back(found)), "waits again", as_json)
 
 
@@ -148,13 +154,13 @@ def _queue() -> Iterator[Queue]:
         yield queue
 
 
-def _folder(config_path: Path | None, overrides: tuple[str, ...], inbox: str | None) -> Path:
+def _settings(config_path: Path | None, overrides: tuple[str, ...], inbox: str | None) -> TrainerConfig:
     from trainbus.cli.train import read_settings
 
-    folder = read_settings(config_path, overrides, {"inbox": inbox}).inbox
-    if not folder:
+    settings = read_settings(config_path, overrides, {"inbox": inbox})
+    if not settings.inbox:
         raise ConfigError("No inbox is named.", hint="Set trainer.inbox in trainbus.toml, or give --inbox.", key="trainer.inbox")
-    return Path(folder)
+    return settings
 
 
 def _tell(job: Job, text: str, as_json: bool) -> None:

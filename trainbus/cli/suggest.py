@@ -58,6 +58,7 @@ def suggest(machine: Hardware) -> Iterator[Suggestion]:
     yield Suggestion("learning_rate", 2e-4, 'For adapters; all weights (method = "full") want a tenth of it.')
     yield Suggestion("lora_r", 16, "Rank of the adapters, beside every linear layer.")
     yield Suggestion("lora_alpha", 32, "Twice the rank.")
+    yield Suggestion("eval_fraction", 0.05, "Held out of the data, at most 100 examples, to measure on what was not learned.")
     yield Suggestion("save_steps", 200, "So much work a crash may cost.")
     if machine.disk is not None and machine.disk > MUCH_DISK:
         yield Suggestion("free_disk", 5120, "Mebibytes that stay free beside a checkpoint; with less, training waits instead of failing.")

@@ -6,6 +6,9 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from msgspec import Meta, Struct
 
+from trainbus.trainer_node.formats import Schema
+from trainbus.trainer_node.profile import PLAIN, Profile
+
 Method: TypeAlias = Literal["full", "lora", "qlora"]
 Scheduler: TypeAlias = Literal[
     "auto", "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt",
@@ -40,6 +43,10 @@ class TrainerConfig(Struct, kw_only=True, forbid_unknown_fields=True):
         leaks: Examples whose text, question or id is in the evaluation set, too: ``warn``, ``skip`` them (and say so), or ``refuse``.
         data_split: Split of a hub data set; unused for files.
         columns: A file's own names for the keys of a format, such as ``{question = "frage", answer = "antwort"}``.
+        schema: The format that every row must have. ``auto``: the first row's keys tell, or ``$schema`` in a row.
+        profile: The form in which data are trained on, such as ``{system = "Be brief.", answer = "<answer>{}</answer>"}``. Files stay
+            plain: questions and answers are dressed when they are read, and answers undressed before they are judged.
+        too_long: ``cut`` examples at ``max_length``, or ``refuse`` data that hold longer ones.
         token_cache_gb: Tokenised files are kept in TRAINBUS_HOME/cache/tokens; above this size those used longest ago are removed.
         packing: Put several examples into each row of ``max_length`` tokens, so that less is padding. They don't see each other; a model
             that can't keep them apart is refused. A batch then holds more examples, and events count rows where they count examples.
@@ -57,6 +64,7 @@ class TrainerConfig(Struct, kw_only=True, forbid_unknown_fields=True):
         save_minutes: A checkpoint is saved, too, when the last one is so old; 0 for steps alone.
         eval_steps: Steps between evaluations; unused without ``eval_file`` or ``eval_fraction``.
         eval_fraction: Share of the data that is held out (by seed) for evaluation.
+        eval_most: At most so many examples are held out.
         eval_file: Data for evaluation; nothing is held out then.
         eval_limit: The evaluation set has at most so many examples, chosen by seed.
         eval_samples: So many of them are also asked as questions at each evaluation, always the same; 0 for none.
@@ -100,6 +108,9 @@ class TrainerConfig(Struct, kw_only=True, forbid_unknown_fields=True):
     leaks: Policy = "skip"
     data_split: str = "train"
     columns: dict[str, str] = {}
+    schema: Schema = "auto"
+    profile: Profile = PLAIN
+    too_long: Literal["cut", "refuse"] = "cut"
     token_cache_gb: Annotated[float, Meta(ge=0)] = 20.0
     method: Method = "lora"
     packing: bool = False
@@ -118,6 +129,7 @@ class TrainerConfig(Struct, kw_only=True, forbid_unknown_fields=True):
     save_minutes: Annotated[float, Meta(ge=0)] = 0.0
     eval_steps: Positive = 200
     eval_fraction: Annotated[float, Meta(ge=0, le=0.5)] = 0.0
+    eval_most: Positive = 100
     eval_file: str = ""
     eval_limit: Positive = 2000
     eval_samples: Annotated[int, Meta(ge=0)] = 8

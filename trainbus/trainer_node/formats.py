@@ -124,9 +124,16 @@ def _plain(row: Mapping[str, Any]) -> Example:
     return Example(text=_text(row, "text"))
 
 
-class Format(Struct, frozen=True):
-    """A row format: the keys that tell it, and its meaning."""
+Schema: TypeAlias = Literal["auto", "messages", "sharegpt", "alpaca", "prompt_completion", "question_answer", "text"]
+"""Names of the formats, as settings and rows have them; ``auto``: the keys of the first row tell."""
+SCHEMA_KEY = "$schema"
+"""A row may name its format by this key. A name that is not known is refused, whatever else the row holds."""
 
+
+class Format(Struct, frozen=True):
+    """A row format: its name as settings have it, its name for people, the keys that tell it, and its meaning."""
+
+    schema: Schema
     name: str
     keys: tuple[str, ...]
     convert: Callable[[Mapping[str, Any]], Example]
@@ -134,16 +141,19 @@ class Format(Struct, frozen=True):
 
 # In this order: a row with "messages" beside other columns is a conversation, whatever the other columns are called.
 FORMATS: tuple[Format, ...] = (
-    Format("messages", ("messages",), _messages),
-    Format("ShareGPT", ("conversations",), _sharegpt),
-    Format("alpaca", ("instruction", "output"), _alpaca),
-    Format("prompt and completion", ("prompt", "completion"), _pair("prompt", "completion")),
-    Format("question and answer", ("question", "answer"), _pair("question", "answer")),
-    Format("text", ("text",), _plain),
+    Format("messages", "messages", ("messages",), _messages),
+    Format("sharegpt", "ShareGPT", ("conversations",), _sharegpt),
+    Format("alpaca", "alpaca", ("instruction", "output"), _alpaca),
+    Format("prompt_completion", "prompt and completion", ("prompt", "completion"), _pair("prompt", "completion")),
+    Format("question_answer", "question and answer", ("question", "answer"), _pair("question", "answer")),
+    Format("text", "text", ("text",), _plain),
 )
 ID_KEYS = ("id", "uuid", "example_id")
 """Where rows carry a name of their own."""
 ALLOWED = "; ".join(" + ".join(known.keys) for known in FORMATS)
+
+
+BY_SCHEMA: Mapping[str, Format] = {known.schema: known for known in FORMATS}
 
 
 def type_name(value: Any) -> str:
@@ -163,6 +173,23 @@ def detect(row: Mapping[str, Any]) -> Format:
             return known
     found = ", ".join(list(row)[:12]) or "no keys"
     raise RowError(f"no known format has the keys {found}", found=found, allowed=ALLOWED)
+
+
+def declared(row: Mapping[str, Any], wanted: Schema = "auto") -> Format | None:
+    """The format that the row names, or that is wanted of all rows; None when neither says.
+
+    Raises:
+        RowError: The row names an unknown format, or another one than is wanted.
+    """
+    said = row.get(SCHEMA_KEY)
+    if said is None:
+        return BY_SCHEMA.get(wanted)
+    known = BY_SCHEMA.get(said) if isinstance(said, str) else None
+    if known is None:
+        raise RowError(f"{SCHEMA_KEY} {said!r} is unknown", found=repr(said), allowed=", ".join(BY_SCHEMA))
+    if wanted not in ("auto", known.schema):
+        raise RowError(f"{SCHEMA_KEY} {said!r} in data of the format {wanted!r}", found=repr(said), allowed=wanted)
+    return known
 
 
 def own_id(row: Mapping[str, Any]) -> str:

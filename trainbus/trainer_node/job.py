@@ -16,6 +16,7 @@ from trainbus.trainer_node.arguments import steps_of, total_steps, training_argu
 from trainbus.trainer_node.config import Resume, Summary, TrainerConfig
 from trainbus.trainer_node.dataset.packing import require_isolation
 from trainbus.trainer_node.dataset.preparing import Dataset, Preparation, finish
+from trainbus.trainer_node.masking import MaskWatch
 from trainbus.trainer_node.observer import Observer, Silent, Throttle
 from trainbus.trainer_node.parallel import require
 from trainbus.trainer_node.part import Part, Remaining, positions, presentation_order
@@ -46,6 +47,7 @@ class _Prepared(NamedTuple):
     evaluation: Rows | None
     asked: list[Question]
     rejected: int
+    plain: bool
 
 
 def run_job(
@@ -140,7 +142,7 @@ def _prepare(config: TrainerConfig, part: Part | None, run: Run, watcher: Observ
             require_isolation(built.model, config.batch_size)
     share = built.trainable / max(1, built.total)
     watcher.note(f"{len(ready.training):,} examples; {built.trainable:,} of {built.total:,} parameters are trained ({share:.1%})")
-    return _Prepared(built, ready.training, measured, asked, ready.rejected)
+    return _Prepared(built, ready.training, measured, asked, ready.rejected, ready.plain)
 
 
 def _train(
@@ -170,7 +172,8 @@ def _train(
             key="trainer.max_steps",
             found=total,
         )
-    trainer = _trainer(config, prepared, training, output, until=total if part is not None else None)
+    masks = None if prepared.plain or ranks.rank else MaskWatch(run, Path(config.data).name).saw
+    trainer = _trainer(config, prepared, training, output, until=total if part is not None else None, saw=masks)
     if ranks.size > 1:
         options["ranks"] = ranks
     options |= {"guard": True, "save_every": 60 * config.save_minutes}
@@ -199,7 +202,9 @@ def _nothing_left(plan: Plan, prepared: _Prepared, run: Run, output: Path) -> Su
     )  # fmt: skip
 
 
-def _trainer(config: TrainerConfig, prepared: _Prepared, training: Any, output: Path, *, until: int | None) -> Any:
+def _trainer(
+    config: TrainerConfig, prepared: _Prepared, training: Any, output: Path, *, until: int | None, saw: Callable[[int, int], None] | None
+) -> Any:
     from transformers import PrinterCallback, Trainer
 
     from trainbus.trainer_node.evaluation.figures import trainer_options
@@ -209,7 +214,7 @@ def _trainer(config: TrainerConfig, prepared: _Prepared, training: Any, output: 
         args=training_arguments(config, output, evaluates=prepared.evaluation is not None, until=until),
         train_dataset=training,
         eval_dataset=prepared.evaluation,
-        data_collator=tokens.Collator(prepared.built.tokenizer.pad_token_id),
+        data_collator=tokens.Collator(prepared.built.tokenizer.pad_token_id, saw),
         processing_class=prepared.built.tokenizer,
         **(trainer_options() if prepared.evaluation is not None else {}),
     )

@@ -10,6 +10,7 @@ from trainbus.errors import ConfigError, DataError, ModelError
 from trainbus.trainer_node import checkpoints, data, model
 from trainbus.trainer_node.config import FOLLOWS_METRICS, Resume, TrainerConfig
 from trainbus.trainer_node.part import Part
+from trainbus.trainer_node.profile import HERE
 from trainbus.trainer_node.ranks import asked_processes
 
 RUNS = Path("runs")
@@ -49,6 +50,10 @@ def make_plan(config: TrainerConfig, resume: Resume, part: Part | None = None) -
     if config.scheduler in FOLLOWS_METRICS and not (config.eval_file or config.eval_fraction):
         problem = f"scheduler = {config.scheduler!r} follows the evaluations, and there are none."
         raise ConfigError(problem, hint="Set eval_file or eval_fraction, or choose another.", key="trainer.scheduler")
+    ending = config.profile.answer.partition(HERE)[2]
+    if cut := next((stop for stop in config.eval_stops if stop and stop in ending), ""):
+        problem = f"eval_stops ends answers before {cut!r}, and answers of the profile end with {ending!r}."
+        raise ConfigError(problem, hint="Take it out of eval_stops: no answer could be right.", key="trainer.eval_stops", found=cut)
     name = config.name or Path(config.data).stem
     if resume.path:
         path = Path(resume.path).expanduser()

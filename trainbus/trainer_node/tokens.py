@@ -19,10 +19,16 @@ TOLD_EXAMPLES = 1_000
 
 class Collator:
     """Pads a batch to its longest row; padding has no loss. Rows with positions are packs: there padding is one more example, which
-    nothing else sees, and no attention mask is given (see `trainbus.trainer_node.dataset.packing`)."""
+    nothing else sees, and no attention mask is given (see `trainbus.trainer_node.dataset.packing`).
 
-    def __init__(self, pad: int) -> None:
+    Args:
+        pad: The token of padding.
+        saw: Told of each batch how many tokens carry loss, and how many there are without padding.
+    """
+
+    def __init__(self, pad: int, saw: Callable[[int, int], None] | None = None) -> None:
         self._pad = pad
+        self._saw = saw
 
     def __call__(self, rows: Sequence[Mapping[str, list[int]]]) -> dict[str, Any]:
         """Tensors ``input_ids``, ``labels``, and ``attention_mask`` or ``position_ids``, each (rows, longest)."""
@@ -35,6 +41,8 @@ class Collator:
             return torch.tensor([row[name] + [value] * (longest - length) for row, length in zip(rows, lengths, strict=True)])
 
         batch = {"input_ids": padded("input_ids", self._pad), "labels": padded("labels", IGNORED)}
+        if self._saw is not None:
+            self._saw(int((batch["labels"] != IGNORED).sum()), sum(lengths))
         if "position_ids" in rows[0]:
             positions = [[*row["position_ids"], *range(longest - length)] for row, length in zip(rows, lengths, strict=True)]
             return batch | {"position_ids": torch.tensor(positions)}

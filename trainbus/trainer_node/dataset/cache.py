@@ -14,7 +14,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -25,6 +25,7 @@ from msgspec import Struct
 
 from trainbus.bus.home import home, private_directory
 from trainbus.errors import DataError
+from trainbus.trainer_node.dataset.reading import Reading
 from trainbus.trainer_node.dataset.source import Rejected, Source
 from trainbus.trainer_node.dataset.store import KINDS, Report, TokenDataset, Writer, mapped
 from trainbus.trainer_node.dataset.tokenising import tokenise_into
@@ -41,14 +42,13 @@ class Recipe(Struct, frozen=True, kw_only=True):
     content: str
     tokenizer: str
     max_length: int
-    split: str = "train"
     tolerant: bool = False
-    columns: dict[str, str] = {}
+    reading: Reading = Reading()
 
     @property
     def key(self) -> str:
         """Hex digest; what the file is called plays no part."""
-        parts = (FORMAT, self.content, self.tokenizer, self.max_length, self.tolerant, sorted(self.columns.items()))
+        parts = (FORMAT, self.content, self.tokenizer, self.max_length, self.tolerant, *self.reading.parts)
         return xxhash.xxh3_128(repr(parts).encode()).hexdigest()
 
 
@@ -220,19 +220,17 @@ def recipe_of(
     tokenizer: Any,
     max_length: int,
     *,
-    split: str = "train",
     tolerant: bool = False,
-    columns: Mapping[str, str] | None = None,
+    reading: Reading = Reading(),  # noqa: B008 - frozen
 ) -> Recipe:
     """Reads the file once, for its digest.
 
     Raises:
         DataError: It is missing or can't be read.
     """
-    content = Source(name, split).digest()
+    content = Source(name, reading).digest()
     return Recipe(
-        name=name, content=content, tokenizer=_digest_of(tokenizer), max_length=max_length, split=split, tolerant=tolerant,
-        columns=dict(columns or {}),
+        name=name, content=content, tokenizer=_digest_of(tokenizer), max_length=max_length, tolerant=tolerant, reading=reading
     )  # fmt: skip
 
 
@@ -262,16 +260,15 @@ def _write(folder: Path, recipe: Recipe, tokenizer: Any, progress: Callable[[flo
         rejected = open_file(REJECTED)
         source = Source(
             recipe.name,
-            recipe.split,
+            recipe.reading,
             tolerant=recipe.tolerant,
-            columns=recipe.columns,
             reject=lambda one: (rejected.write(msgspec.json.encode(one) + b"\n"), None)[1],
             progress=progress,
         )
         tokenise_into(writer, source, tokenizer, source=recipe.name)
     if not writer.report().examples:
         raise nothing_to_learn(writer.report(), recipe.name, recipe.max_length)
-    if Source(recipe.name, recipe.split).digest() != recipe.content:
+    if Source(recipe.name, recipe.reading).digest() != recipe.content:
         raise DataError(f"{recipe.name} has changed while it was read.", hint="Start again when it is whole.", file=recipe.name)
     sizes = {}
     for name in (*KINDS, REJECTED):

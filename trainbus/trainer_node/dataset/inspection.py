@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal, TypeAlias
 
 from msgspec import Struct
 
@@ -10,8 +11,12 @@ from trainbus.errors import DataError
 from trainbus.trainer_node.dataset.answers import answer_in_question
 from trainbus.trainer_node.dataset.fingerprints import Fingerprints
 from trainbus.trainer_node.dataset.overlaps import Match, repeated, seen_before, shared
+from trainbus.trainer_node.dataset.reading import Reading
 from trainbus.trainer_node.dataset.source import LISTED_LINES, Rejected, Source
 from trainbus.trainer_node.dataset.statistics import Lengths
+
+Level: TypeAlias = Literal["quick", "standard", "deep"]
+"""How much is looked at: the first rows alone; every row, also beside the others; and every row's tokens, too."""
 
 
 class Told(Struct, frozen=True):
@@ -30,6 +35,7 @@ class Inspection(Struct, kw_only=True):
 
     file: str
     ok: bool
+    level: Level = "standard"
     format: str = ""
     examples: int = 0
     bytes: int = 0
@@ -46,25 +52,41 @@ class Inspection(Struct, kw_only=True):
 
 
 NAMED_ANSWERS = 10
+QUICK_ROWS = 1_000
+"""A quick look is at so many rows."""
 
 
-def fingerprints_of(name: str, split: str, columns: dict[str, str]) -> Fingerprints:
+def glance(path: Path, reading: Reading) -> str:
+    """Why a file can't be trained on, as far as its beginning tells; empty when it may be. Cheap, however large the file is.
+
+    What only some lines suffer from is left to the training, which may leave such lines out.
+    """
+    source = Source(str(path), reading, tolerant=True, most=QUICK_ROWS)
+    try:
+        for _ in source:
+            return ""
+    except DataError as error:
+        return f"{error.problem} {error.hint}".strip()
+    return ""
+
+
+def fingerprints_of(name: str, reading: Reading = Reading()) -> Fingerprints:  # noqa: B008 - frozen
     """Of all examples of a file.
 
     Raises:
         DataError: It can't be used.
     """
     found = Fingerprints()
-    for example in Source(name, split, columns=columns):
+    for example in Source(name, reading):
         found.add(example)
     return found
 
 
 def inspect(
     name: str,
-    split: str,
-    columns: dict[str, str],
+    reading: Reading = Reading(),  # noqa: B008 - frozen
     *,
+    level: Level = "standard",
     against: Fingerprints | None = None,
     against_name: str = "",
     output: Path | None = None,
@@ -72,11 +94,13 @@ def inspect(
     """Read a file as a training would. What is wrong with it is said, not raised.
 
     Args:
+        level: As `Level`; ``deep`` is what ``standard`` is here: tokens are counted by who has a tokenizer.
         against: The evaluation set, of the file ``against_name``.
         output: Of a continuous run: what it was trained on before counts.
     """
     path = Path(name).expanduser()
-    found = Inspection(file=name, ok=False, bytes=path.stat().st_size if path.is_file() else 0)
+    found = Inspection(file=name, ok=False, level=level, bytes=path.stat().st_size if path.is_file() else 0)
+    quick = level == "quick"
     prints = Fingerprints()
 
     def reject(one: Rejected) -> None:
@@ -84,8 +108,10 @@ def inspect(
             found.rejected.append(one)
 
     try:
-        source = Source(name, split, tolerant=True, columns=columns, reject=reject)
+        source = Source(name, reading, tolerant=True, most=QUICK_ROWS if quick else None, reject=reject)
         for example in source:
+            if quick:
+                continue
             prints.add(example)
             if how := answer_in_question(example):
                 found.told += 1
@@ -95,6 +121,8 @@ def inspect(
         found.problem, found.hint, found.rejected = error.problem, error.hint, []
         return found
     found.ok, found.format, found.examples = not found.rejected, source.format, source.examples
+    if quick:
+        return found
     within = repeated(prints)
     found.repeated, found.matches = len(within), list(within.matches)
     if against is not None:

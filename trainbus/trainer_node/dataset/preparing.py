@@ -22,7 +22,8 @@ from trainbus.trainer_node.dataset.encoding import Integers
 from trainbus.trainer_node.dataset.fingerprints import Fingerprinted
 from trainbus.trainer_node.dataset.overlaps import TRAINED, Overlap, remember, repeated, seen_before, shared
 from trainbus.trainer_node.dataset.packing import Packed
-from trainbus.trainer_node.dataset.statistics import lengths
+from trainbus.trainer_node.dataset.reading import reading_of
+from trainbus.trainer_node.dataset.statistics import PLAIN_TEXT, lengths, require_masked, require_whole
 from trainbus.trainer_node.dataset.store import Report, Selection, TokenDataset
 
 
@@ -45,12 +46,16 @@ class Dataset(Fingerprinted, Protocol):
 
 
 class Ready(Struct, frozen=True, kw_only=True):
-    """What a job trains on and measures on, and how many lines of its data are no examples. ``chosen``: before they were packed."""
+    """What a job trains on and measures on, and how many lines of its data are no examples. ``chosen``: before they were packed.
+
+    ``plain``: the data are plain text, all of which is learned.
+    """
 
     training: Dataset
     chosen: Dataset
     evaluation: Dataset | None
     rejected: int
+    plain: bool
 
 
 class Preparation:
@@ -71,9 +76,9 @@ class Preparation:
         self._note = note
         folder = (root or home()) / "cache" / "tokens"
         self._cache = TokenCache(folder, limit_bytes=int(config.token_cache_gb * 1e9), note=note)
-        options: dict[str, Any] = {"split": config.data_split, "columns": config.columns}
-        self._training = recipe_of(config.data, tokenizer, config.max_length, tolerant=tolerant, **options)
-        self._evaluation = recipe_of(config.eval_file, tokenizer, config.max_length, **options) if config.eval_file else None
+        reading = reading_of(config)
+        self._training = recipe_of(config.data, tokenizer, config.max_length, tolerant=tolerant, reading=reading)
+        self._evaluation = recipe_of(config.eval_file, tokenizer, config.max_length, reading=reading) if config.eval_file else None
 
     def run(self, output: Path, rejected: Path | None, *, job: str = "", progress: Callable[[float], None] | None = None) -> Ready:
         """Tokenise, or find that it was done before, and look for examples that are there twice.
@@ -94,9 +99,12 @@ class Preparation:
         chosen = np.arange(len(found.dataset))
         if self._evaluation is not None:
             evaluation = self._cache.get(self._evaluation, self.tokenizer).dataset
-        elif held := data.held_out(len(found.dataset), self._config.eval_fraction, self._config.seed):
+        elif held := data.held_out(len(found.dataset), self._config.eval_fraction, self._config.seed, self._config.eval_most):
             evaluation = Selection(found.dataset, np.array(held))
             chosen = np.setdiff1d(chosen, held)
+        require_masked(found.dataset, self._config.data, found.format)
+        if self._config.too_long == "refuse":
+            require_whole(found.dataset, self._config.data, self._config.max_length)
         for line in lengths(found.dataset, self._config.max_length, row_format=found.format).advice:
             self._note(line)
         choice = Choice(output, job, f"{found.key}-{self._evaluation.key if self._evaluation else self._config.eval_fraction}")
@@ -107,7 +115,7 @@ class Preparation:
             chosen = known
         examples = found.dataset if len(chosen) == len(found.dataset) else Selection(found.dataset, chosen)
         training = self._packed(examples) if self._config.packing else examples
-        return Ready(training=training, chosen=examples, evaluation=evaluation, rejected=found.rejected)
+        return Ready(training=training, chosen=examples, evaluation=evaluation, rejected=found.rejected, plain=found.format == PLAIN_TEXT)
 
     def _packed(self, examples: TokenDataset | Selection) -> Packed:
         size = self._config.max_length

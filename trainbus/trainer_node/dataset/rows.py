@@ -61,7 +61,7 @@ def rows_of(path: Path, progress: Callable[[float], None] | None = None) -> Iter
         elif path.suffix == ".json" and head.removeprefix(_MARK).lstrip().startswith(b"["):
             yield from _counted(_listed(file, path), file, path, told)
         else:
-            yield from _counted(_lines(_unpacked(file, path, head)), file, path, told)
+            yield from _counted(_lines(_split(_unpacked(file, path, head))), file, path, told)
 
 
 @contextmanager
@@ -92,12 +92,22 @@ def _counted(rows: Iterable[Row], file: BinaryIO, path: Path, progress: Callable
             progress(min(1.0, file.tell() / size))
 
 
+def _split(file: BinaryIO) -> Iterator[bytes]:
+    """The lines of a file. Of one that is too long only the beginning is kept in memory, the rest is read and dropped."""
+    while line := file.readline(LONGEST_LINE_BYTES + 2):
+        yield line
+        cut = len(line) > LONGEST_LINE_BYTES and not line.endswith(b"\n")
+        while cut:
+            rest = file.readline(READ_BYTES)
+            cut = bool(rest) and not rest.endswith(b"\n")
+
+
 def _lines(lines: Iterable[bytes]) -> Iterator[Row]:
     for number, raw in enumerate(lines, 1):
         line = (raw.removeprefix(_MARK) if number == 1 else raw).strip()
         if len(line) > LONGEST_LINE_BYTES:
             allowed = f"lines of {LONGEST_LINE_BYTES:,} bytes at most"
-            yield number, RowError(f"{len(line):,} bytes in one line", found="no line end", allowed=allowed)
+            yield number, RowError(f"more than {LONGEST_LINE_BYTES:,} bytes in one line", found="no line end", allowed=allowed)
         elif line:
             yield number, _parse(line)
 

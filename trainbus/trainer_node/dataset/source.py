@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,10 @@ import msgspec
 import xxhash
 
 from trainbus.errors import DataError
+from trainbus.trainer_node.dataset.reading import Reading
 from trainbus.trainer_node.dataset.rows import READ_BYTES, Row, rows_of
-from trainbus.trainer_node.formats import ALLOWED, Example, Format, RowError, detect, own_id, renamed, type_name
+from trainbus.trainer_node.formats import ALLOWED, Example, Format, RowError, declared, detect, own_id, renamed, type_name
+from trainbus.trainer_node.profile import PLAIN
 
 SHOWN_LINES = 5
 """So many broken lines are named; the rest is counted: a person mends the first ones and looks again."""
@@ -42,10 +45,10 @@ class Source:
 
     Args:
         name: Path or hub name.
-        split: Of a hub data set.
+        reading: What decides on the examples.
         tolerant: Lines that are no examples are left out, as long as they are not more than half. Else the first of them ends the
             examples, and the rest is read for the error alone.
-        columns: The rows' own names for a format's keys.
+        most: Look at so many rows at most; None for all.
         reject: Given each line that is left out.
         progress: Told now and then which fraction has been read.
 
@@ -56,24 +59,25 @@ class Source:
     def __init__(
         self,
         name: str,
-        split: str = "train",
+        reading: Reading = Reading(),  # noqa: B008 - frozen
         *,
         tolerant: bool = False,
-        columns: Mapping[str, str] | None = None,
+        most: int | None = None,
         reject: Callable[[Rejected], None] | None = None,
         progress: Callable[[float], None] | None = None,
     ) -> None:
         self.name = name
         self.examples = self.rejected = 0
         self._tolerant = tolerant
-        self._columns = columns or {}
+        self._reading = reading
+        self._most = most
         self._reject = reject or (lambda _: None)
         self._progress = progress or (lambda _: None)
         self._format: Format | None = None
         self._problems: list[tuple[int, RowError]] = []
         path = Path(name).expanduser()
         self._path = path if path.exists() else None
-        self._hub: Any = None if self._path else _from_hub(name, split)
+        self._hub: Any = None if self._path else _from_hub(name, reading.split)
 
     @property
     def format(self) -> str:
@@ -109,20 +113,24 @@ class Source:
 
     def _rows(self) -> Iterator[Row]:
         if self._path is not None:
-            return rows_of(self._path, self._progress)
-        return ((number, dict(row)) for number, row in enumerate(self._hub, 1))
+            return islice(rows_of(self._path, self._progress), self._most)
+        return ((number, dict(row)) for number, row in enumerate(islice(self._hub, self._most), 1))
 
     def _convert(self, number: int, row: Any) -> Example:
-        """A row as an example; the first row that is an object decides on the format."""
+        """A row as an example. The first row that has a format decides on it, unless the format is told."""
         if isinstance(row, RowError):
             raise row
         if not isinstance(row, dict):
             such = ', such as {"messages": [...]},' if isinstance(row, list) else ""
             raise RowError(f"{type_name(row)} where an object{such} is expected", found=type_name(row), allowed="an object")
-        named = renamed(row, self._columns) if self._columns else row
-        self._format = self._format or detect(named)
+        named = renamed(row, self._reading.columns) if self._reading.columns else row
+        told = declared(named, self._reading.schema)
+        if told is not None and self._format not in (None, told):
+            raise RowError(f"{told.name} in a file of {self.format}", found=told.schema, allowed=self.format)
+        self._format = self._format or told or detect(named)
         converted = self._format.convert(named)
-        return Example(turns=converted.turns, text=converted.text, line=number, id=own_id(named))
+        example = Example(turns=converted.turns, text=converted.text, line=number, id=own_id(named))
+        return example if self._reading.profile == PLAIN else self._reading.profile.encode(example)
 
     def _note(self, number: int, row: Any, problem: RowError) -> None:
         self.rejected += 1

@@ -8,13 +8,14 @@ from collections.abc import Sequence
 import numpy as np
 from msgspec import Struct
 
+from trainbus.errors import DataError
 from trainbus.trainer_node.dataset.encoding import Integers
 from trainbus.trainer_node.dataset.store import TokenDataset
 
 ROUND_TOKENS = 64
 """Lengths that are advised are multiples of this: what accelerators like."""
-LEAST_LEARNED, MOST_LEARNED = 0.30, 0.85
-"""Shares of tokens with loss that are usual for conversations."""
+LEAST_MASKED, MOST_MASKED = 0.30, 0.85
+"""Shares of tokens without loss that are usual for conversations: the prompts, and what the chat template puts around turns."""
 PLAIN_TEXT = "text"
 """Name of the format whose tokens are all learned."""
 
@@ -77,10 +78,47 @@ def _advice(dataset: TokenDataset, max_length: int, p99: int, share: float, row_
         first = ", ".join(map(str, report.dropped_lines[:3]))
         what = f"{report.dropped:,} examples are left out (lines {first}{', …' if report.dropped > 3 else ''})"
         found.append(f"{what}: nothing to learn from within max_length = {max_length}")
-    if row_format != PLAIN_TEXT and not LEAST_LEARNED <= share <= MOST_LEARNED:
-        why = "prompts are long beside answers" if share < LEAST_LEARNED else "there is hardly any prompt: are the columns the right ones?"
-        found.append(f"{share:.0%} of the tokens carry loss, where {LEAST_LEARNED:.0%} to {MOST_LEARNED:.0%} are usual: {why}")
+    if row_format != PLAIN_TEXT and (why := unusual(1 - share)):
+        found.append(why)
     return found
+
+
+def unusual(masked: float) -> str:
+    """What to say of such a share of tokens without loss; empty when it is a usual one."""
+    if LEAST_MASKED <= masked <= MOST_MASKED:
+        return ""
+    why = "prompts are long beside answers" if masked > MOST_MASKED else "there is hardly any prompt: are the columns the right ones?"
+    usual = f"{1 - MOST_MASKED:.0%} to {1 - LEAST_MASKED:.0%}"
+    return f"{1 - masked:.0%} of the tokens carry loss, where {usual} are usual: {why}"
+
+
+def require_masked(dataset: TokenDataset, source: str, row_format: str) -> None:
+    """Refuse conversations of which every token would be learned, the questions, too: their mask does not work.
+
+    Raises:
+        DataError: Not one token is masked, but for the first of each example, which nothing predicts.
+    """
+    report = dataset.stats()
+    if row_format != PLAIN_TEXT and report.examples and report.learned >= report.tokens - report.examples:
+        problem = f"{source}: every token carries loss, so questions would be learned like answers."
+        hint = "Look at it: `trainbus data preview`. Are the columns the right ones, and does the chat template show the turns?"
+        raise DataError(problem, hint=hint, file=source, found="no masked token")
+
+
+def require_whole(dataset: TokenDataset, source: str, max_length: int) -> None:
+    """Refuse data that hold examples longer than ``max_length``.
+
+    Raises:
+        DataError: It names the first lines, and the length that cuts none.
+    """
+    report = dataset.stats()
+    if not report.truncated:
+        return
+    lines = ", ".join(map(str, report.truncated_lines[:5])) + (", …" if report.truncated > 5 else "")
+    problem = f"{source}: {report.truncated:,} examples are longer than max_length = {max_length} (lines {lines})."
+    hint = f"Set trainer.max_length = {_rounded(report.longest):,}, shorten them, or set trainer.too_long to cut."
+    facts = {"file": source, "line": report.truncated_lines[0], "lines": report.truncated_lines, "key": "trainer.too_long"}
+    raise DataError(problem, hint=hint, **facts)
 
 
 def _rounded(tokens: int) -> int:

@@ -17,6 +17,7 @@ from trainbus.trainer_node.evaluation.matching import matches
 from trainbus.trainer_node.evaluation.mistakes import Mistakes
 from trainbus.trainer_node.evaluation.questions import Question
 from trainbus.trainer_node.evaluation.running import RunningAccuracy, Standing, StreamingLoss
+from trainbus.trainer_node.profile import PLAIN, Profile
 
 if TYPE_CHECKING:
     from trainbus.bus.run import Run
@@ -48,6 +49,7 @@ class Examination:
         seconds: All answers of one evaluation together.
         mistakes: Where wrong answers to questions of the training data go.
         note: Told once what a person should know.
+        profile: The form that answers must have; what they hold in it is compared and shown.
     """
 
     def __init__(
@@ -61,7 +63,9 @@ class Examination:
         standing: Standing,
         mistakes: Mistakes | None = None,
         note: Callable[[str], None] = lambda _: None,
+        profile: Profile = PLAIN,
     ) -> None:
+        self._profile = profile
         self._run, self._answerer, self._asked = run, answerer, asked
         self._batch, self._seconds = batch, seconds
         self._standing, self._mistakes, self._note = standing, mistakes, note
@@ -104,24 +108,29 @@ class Examination:
 
     def _publish(self, step: int, answer: Answer) -> None:
         question = answer.question
-        correct = matches(answer.text, question.expected)
+        correct, said = self._verdict(answer)
         self._run.sample(
             step,
             prompt=question.prompt,
             expected=question.expected,
-            answer=answer.text,
+            answer=said,
             correct=correct,
             loss=answer.loss,
             example=question.example,
             dataset=question.dataset,
         )
         if self._mistakes is not None and question.dataset == TRAINING and not correct:
-            self._mistakes.add(question.example, question.prompt, answer.text, question.expected)
+            self._mistakes.add(question.example, question.prompt, said, question.expected)
+
+    def _verdict(self, answer: Answer) -> tuple[bool, str]:
+        """Whether it is right, and what was said. An answer that lacks the form is wrong: the form belongs to what is learned."""
+        said = self._profile.answer_in(answer.text)
+        return said is not None and matches(said, answer.question.expected), answer.text if said is None else said
 
     def _judge(self, step: int, answers: Sequence[Answer]) -> dict[str, float]:
         if not answers:
             return {}
-        verdicts = [matches(answer.text, answer.question.expected) for answer in answers]
+        verdicts = [self._verdict(answer)[0] for answer in answers]
         self._accuracy.add(verdicts)
         confidences = [confidence_of(answer.loss) for answer in answers]
         exact = sum(verdicts) / len(verdicts)

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from msgspec import Struct
 
 from trainbus.trainer_node.dataset.encoding import Integers
+from trainbus.trainer_node.profile import PLAIN, Profile
 from trainbus.trainer_node.tokens import IGNORED
 
 
@@ -58,8 +59,14 @@ def drawn(rows: Rows, limit: int, seed: int) -> Rows:
     return Drawn(rows, sorted(random.Random(seed).sample(range(len(rows)), limit)))
 
 
-def questions(rows: Rows, tokenizer: Any, max_length: int, *, source: str, dataset: str, limit: int) -> list[Question]:
-    """The first ``limit`` rows that can be asked: with something before their last answer, and not cut."""
+def questions(
+    rows: Rows, tokenizer: Any, max_length: int, *, source: str, dataset: str, limit: int, profile: Profile = PLAIN
+) -> list[Question]:
+    """The first ``limit`` rows that can be asked: with something before their last answer, and not cut.
+
+    Args:
+        profile: In which they were dressed; people are shown them without it.
+    """
     found: list[Question] = []
     for index in range(len(rows)):
         if len(found) >= limit:
@@ -67,7 +74,7 @@ def questions(rows: Rows, tokenizer: Any, max_length: int, *, source: str, datas
         row = rows[index]
         start = _answer_start(row)
         if start and len(row["input_ids"]) < max_length:
-            found.append(_question(row, start, tokenizer, f"{source}:{rows.lines[index]}", dataset))
+            found.append(_question(row, start, tokenizer, f"{source}:{rows.lines[index]}", dataset, profile))
     return found
 
 
@@ -82,15 +89,20 @@ def _answer_start(row: dict[str, list[int]]) -> int:
     return next((place for place in range(end, 0, -1) if not learned[place - 1]), 0)
 
 
-def _question(row: dict[str, list[int]], start: int, tokenizer: Any, example: str, dataset: str) -> Question:
+def _question(row: dict[str, list[int]], start: int, tokenizer: Any, example: str, dataset: str, profile: Profile) -> Question:
     ids, labels = row["input_ids"], row["labels"]
     answer = [label for label in labels[start:] if label != IGNORED]
     end = start + len(answer)
+    asked = str(tokenizer.decode(ids[:start], skip_special_tokens=True))
+    if profile.system and profile.system in asked:
+        asked = asked.partition(profile.system)[2]
+    expected = str(tokenizer.decode(answer, skip_special_tokens=True)).strip()
+    bare = profile.answer_in(expected)
     return Question(
         example=example,
         dataset=dataset,
-        prompt=_shown(str(tokenizer.decode(ids[:start], skip_special_tokens=True))),
-        expected=str(tokenizer.decode(answer, skip_special_tokens=True)).strip(),
+        prompt=profile.question_in(_shown(asked)),
+        expected=expected if bare is None else bare,
         prompt_ids=ids[:start],
         row={"input_ids": ids[:end], "labels": [IGNORED] * start + ids[start:end]},
     )

@@ -24,7 +24,7 @@ def chosen_questions(config: TrainerConfig, tokenizer: Any, training: Rows, eval
 
     def of(rows: Rows, source: str, dataset: str, limit: int) -> list[Question]:
         some = drawn(rows, 2 * limit, config.seed)  # some may have no question
-        return questions(some, tokenizer, config.max_length, source=Path(source).name, dataset=dataset, limit=limit)
+        return questions(some, tokenizer, config.max_length, source=Path(source).name, dataset=dataset, limit=limit, profile=config.profile)
 
     asked = of(evaluation, config.eval_file or config.data, VALIDATION, config.eval_samples)
     return asked + of(training, config.data, TRAINING, config.eval_train_samples)
@@ -67,4 +67,5 @@ def make_examination(
         standing=read_standing(checkpoint),
         mistakes=Mistakes(output / MISTAKES, measured) if config.eval_train_samples else None,
         note=note,
+        profile=config.profile,
     )

@@ -7,6 +7,7 @@ import queue as threads
 import signal
 import time
 from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Protocol
@@ -20,6 +21,8 @@ from trainbus.bus.publisher import Publisher
 from trainbus.errors import ConfigError
 from trainbus.trainer_node import checkpoints, records
 from trainbus.trainer_node.config import ENDLESS, TrainerConfig
+from trainbus.trainer_node.dataset.inspection import glance
+from trainbus.trainer_node.dataset.reading import reading_of
 from trainbus.trainer_node.inbox import messages
 from trainbus.trainer_node.inbox.account import Account
 from trainbus.trainer_node.inbox.child import Child, Ended
@@ -117,7 +120,8 @@ class Daemon:
         with ExitStack() as stack:
             self._hold_locks(stack)
             self._queue = stack.enter_context(Queue(queue_file(self._root)))
-            self._intake = Intake(Path(self._config.inbox), self._queue, settle=self._config.settle_seconds)
+            look = partial(glance, reading=reading_of(self._config))
+            self._intake = Intake(Path(self._config.inbox), self._queue, settle=self._config.settle_seconds, glance=look)
             write_inbox(self._intake.folder, self._root)
             publisher = Publisher(self._run, name="inbox", owner=True, root=self._root, on_command=self._happened.put)
             stack.callback(publisher.close)

@@ -12,7 +12,7 @@ import errno
 import os
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from msgspec import Struct, structs
@@ -43,15 +43,17 @@ class Intake:
     Args:
         folder: The inbox; made when it does not exist.
         settle: Seconds; a copy over a slow network may need more.
+        glance: Says what is wrong with a file as far as its beginning tells; such a file is refused at once.
 
     Raises:
         DataError: The folder can't be made or written.
     """
 
-    def __init__(self, folder: Path, queue: Queue, *, settle: float) -> None:
+    def __init__(self, folder: Path, queue: Queue, *, settle: float, glance: Callable[[Path], str] = lambda _: "") -> None:
         self.folder = folder.expanduser().absolute()
         self._queue = queue
         self._settle = settle
+        self._glance = glance
         self._seen: dict[Path, tuple[tuple[int, int, int], float]] = {}
         self._emptied: set[Path] = set()
         try:
@@ -83,7 +85,7 @@ class Intake:
     def take(self, path: Path, priority: Priority, *, copy: bool = False) -> Taken:
         """Queue one file now. ``copy`` leaves the original where it is."""
         job = Job(id=new_id(), name=self._flat_name(path), path=path, priority=priority, bytes=path.stat().st_size)
-        if reason := refusal(path):
+        if reason := refusal(path) or self._glance(path):
             return Taken(structs.replace(job, path=path if copy else move(path, self.folder / FAILED / job.name, reason)), reason)
         target = self.folder / QUEUED / f"{job.id}-{job.name}"
         (shutil.copyfile if copy else _rename)(path, target)
