@@ -46,6 +46,10 @@ class Pair(click.ParamType[tuple[str, str]]):
 )
 @click.option("--store", type=click.Path(path_type=Path, file_okay=False), metavar="FOLDER", help="Take uploads, and keep them here.")
 @click.option("--store-gb", type=click.FloatRange(min=0.001), default=50.0, show_default=True, help="Uploads take at most so much, in GiB.")
+@click.option(
+    "--fetch-from", multiple=True, metavar="HOST[:PORT]",
+    help="Fetch checkpoints into the store when asked to, from this host only. Repeatable.",
+)  # fmt: skip
 @click.option("--host", default="127.0.0.1", show_default=True, help="Any other address than this machine's own needs keys.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8790, show_default=True, help="0 lets the system choose.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 or mps.")
@@ -71,6 +75,7 @@ def command(
     paths: tuple[tuple[str, str], ...],
     store: Path | None,
     store_gb: float,
+    fetch_from: tuple[str, ...],
     host: str,
     port: int,
     device: str,
@@ -108,6 +113,7 @@ def command(
         paths=dict(paths),
         store=None if store is None else store.resolve(),
         store_bytes=int(store_gb * GIB),
+        fetch_from=fetch_from,
         device=device,
         dtype=dtype,
         memory_bytes=int(memory * GIB),

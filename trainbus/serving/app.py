@@ -20,6 +20,7 @@ from trainbus.serving.access import Right, refuse
 from trainbus.serving.answering import Answering
 from trainbus.serving.catalogue import Catalogue
 from trainbus.serving.config import ServeConfig
+from trainbus.serving.fetching import Fetcher
 from trainbus.serving.jobs import DataRequest, EvalRequest, Jobs
 from trainbus.serving.managing import Managing
 from trainbus.serving.questions import read_set
@@ -65,6 +66,7 @@ class Server:
 
     Raises:
         ModelError: A configured model is none.
+        ConfigError: ``fetch_from`` names no host.
         OSError: The store's folder can't be made.
     """
 
@@ -79,7 +81,8 @@ class Server:
         self._store = Store(config.store, config.store_bytes) if config.store is not None else None
         self._jobs = Jobs(self.residency, config.max_seconds, at_once=2 * config.max_batch)
         self._asking = Answering(self.residency, config)
-        self._managing = Managing(self.catalogue, self.residency, self._store)
+        fetcher = Fetcher(config.fetch_from, self._store) if self._store is not None and config.fetch_from else None
+        self._managing = Managing(self.catalogue, self.residency, self._store, fetcher)
 
     def application(self) -> web.Application:
         """The aiohttp application; serve it with ``handler_cancellation``, so that what nobody waits for is not made."""
@@ -110,6 +113,7 @@ class Server:
             ("GET", "/models/active", managing.active, "read"),
             ("POST", "/models/set_active", managing.set_active, "admin"),
             ("POST", "/models/register", managing.register, "admin"),
+            ("POST", "/models/fetch", managing.fetch, "admin"),
             ("POST", "/models/load", managing.load, "admin"),
             ("POST", "/models/unload", managing.unload, "admin"),
             ("DELETE", "/models/{name:.+}", managing.delete, "admin"),

@@ -25,6 +25,7 @@ class ServeConfig(Struct, frozen=True, kw_only=True):
         paths: How others' paths begin, and how the same ones begin here.
         store: Folder for what is uploaded; None: nothing can be.
         store_bytes: Uploads take at most so much: the least recently used go first.
+        fetch_from: Hosts (``HOST`` or ``HOST:PORT``) from which files may be fetched into the store.
         device: See `trainbus.serving.loading.load`; so ``dtype``.
         memory_bytes: Weights of loaded models take at most so much; 0: two thirds of what the device has free at the start.
         max_adapters: Adapters that stay loaded over one base.
@@ -40,7 +41,7 @@ class ServeConfig(Struct, frozen=True, kw_only=True):
         power_profiles: Watts by name.
 
     Raises:
-        ConfigError: Without keys the server would be open to others than this machine.
+        ConfigError: Without keys the server would be open to others than this machine, or what it fetches has no place.
     """
 
     models: Mapping[str, Path] = {}
@@ -48,6 +49,7 @@ class ServeConfig(Struct, frozen=True, kw_only=True):
     paths: Mapping[str, str] = {}
     store: Path | None = None
     store_bytes: int = 50_000 * MIB
+    fetch_from: tuple[str, ...] = ()
     device: str = "auto"
     dtype: str = "auto"
     memory_bytes: int = 0
@@ -70,4 +72,8 @@ class ServeConfig(Struct, frozen=True, kw_only=True):
                 hint="Give --admin-key-file FILE (and --read-key-file FILE for those who only ask), or bind 127.0.0.1.",
                 key="host",
                 found=self.host,
+            )
+        if self.fetch_from and self.store is None:
+            raise ConfigError(
+                "What is fetched needs a place.", hint="Give --store FOLDER with --fetch-from.", key="fetch_from", found=self.fetch_from
             )

@@ -13,10 +13,11 @@ from msgspec import Struct
 
 from trainbus.errors import ModelError, RefusedError
 from trainbus.serving.catalogue import Catalogue, Entry
+from trainbus.serving.fetching import Fetcher
 from trainbus.serving.loading import is_adapter
 from trainbus.serving.replies import body_of, error_body, json
 from trainbus.serving.residency import Residency
-from trainbus.serving.store import CHUNK_BYTES, Content, Store
+from trainbus.serving.store import CHUNK_BYTES, Content, Missing, Store
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +39,13 @@ class Register(Struct, kw_only=True):
     base: str = ""
     load: bool = False
     active: bool = False
+
+
+class Fetch(Register, kw_only=True):
+    """``POST /models/fetch``: as `Register` with ``files``, which are got from ``URL/XXH3`` with ``token`` as the bearer's."""
+
+    url: str
+    token: str
 
 
 class Named(Struct, kw_only=True):
@@ -70,12 +78,14 @@ class Managing:
         catalogue: What may be asked for.
         residency: What is in memory.
         store: What was sent here; None: nothing may be.
+        fetcher: Gets files by itself; None: it may not.
     """
 
-    def __init__(self, catalogue: Catalogue, residency: Residency, store: Store | None) -> None:
+    def __init__(self, catalogue: Catalogue, residency: Residency, store: Store | None, fetcher: Fetcher | None = None) -> None:
         self._catalogue = catalogue
         self._residency = residency
         self._store = store
+        self._fetcher = fetcher
         if store is not None:
             for folder, manifest in store.kept():
                 for name in manifest.names:
@@ -129,27 +139,49 @@ class Managing:
         asked = await body_of(request, Register)
         if bool(asked.path) == bool(asked.files):
             raise RefusedError("Either `path` or `files` says where the model is.", hint="Give one of them.", code="invalid", param="path")
-        if asked.path:
-            folder = self._catalogue.allowed(asked.path)
-            entry = self._add(asked.name or asked.path, folder, origin="path", digest=asked.digest, base=asked.base)
-        else:
-            store, files = self._sending(), asked.files or {}
-            digest = store.digest_of(files, asked.digest)
-            missing = await asyncio.to_thread(store.missing, files)
-            if missing:
-                await self._make_room(store, sum(one.bytes - one.received for one in missing))
-                ignored = sorted(set(files) - set(store.wanted(files)))
-                return json(
-                    {"state": "incomplete", "digest": digest, "missing": missing, "ignored": ignored, "chunk_bytes": CHUNK_BYTES}, 202
-                )
-            name = asked.name or digest
-            folder = await asyncio.to_thread(store.assemble, files, digest, name, asked.base)
-            entry = self._add(name, folder, origin="uploaded", digest=digest, base=asked.base)
+        if asked.files:
+            return await self._from_store(asked, asked.files)
+        folder = self._catalogue.allowed(asked.path)
+        return await self._registered(
+            asked, self._add(asked.name or asked.path, folder, origin="path", digest=asked.digest, base=asked.base)
+        )
+
+    async def fetch(self, request: web.Request) -> web.StreamResponse:
+        """``POST /models/fetch``: as ``/models/register``, and the server gets what it lacks; 202 when it needs more time."""
+        asked = await body_of(request, Fetch)
+        if self._fetcher is None:
+            raise RefusedError("This server fetches nothing.", hint="Start it with --store and --fetch-from HOST.", code="unsupported")
+        if not asked.files:
+            raise RefusedError("`files` says what is fetched.", hint="Send the list as the marker has it.", code="invalid", param="files")
+        self._sending().digest_of(asked.files, asked.digest)
+        await self._lacking(asked.files)
+        await self._fetcher.fetch(asked.url, asked.token, asked.files)
+        return await self._from_store(asked, asked.files)
+
+    async def _from_store(self, asked: Register, files: dict[str, Content]) -> web.StreamResponse:
+        store = self._sending()
+        digest = store.digest_of(files, asked.digest)
+        if missing := await self._lacking(files):
+            ignored = sorted(set(files) - set(store.wanted(files)))
+            return json({"state": "incomplete", "digest": digest, "missing": missing, "ignored": ignored, "chunk_bytes": CHUNK_BYTES}, 202)
+        name = asked.name or digest
+        folder = await asyncio.to_thread(store.assemble, files, digest, name, asked.base)
+        return await self._registered(asked, self._add(name, folder, origin="uploaded", digest=digest, base=asked.base))
+
+    async def _registered(self, asked: Register, entry: Entry) -> web.StreamResponse:
         if asked.load:
             await self._load(entry)
         if asked.active:
             self._catalogue.active = entry.id
         return json({"state": "ready", **self._told(entry)})
+
+    async def _lacking(self, files: dict[str, Content]) -> list[Missing]:
+        """What is not here yet; room is made for it."""
+        store = self._sending()
+        missing = await asyncio.to_thread(store.missing, files)
+        if missing:
+            await self._make_room(store, sum(one.bytes - one.received for one in missing))
+        return missing
 
     async def blob(self, request: web.Request) -> web.StreamResponse:
         """``GET /blobs/XXH3?bytes=N``: how much of a file is here."""

@@ -25,6 +25,7 @@ STATUS_OF = {
     "unloadable": (422, "invalid_request_error", "unloadable"),
     "too_large": (413, "invalid_request_error", "too_large"),
     "full": (507, "server_error", "full"),
+    "source": (502, "server_error", "source"),
     "unsupported": (501, "server_error", "unsupported"),
     "forbidden": (403, "invalid_request_error", "forbidden"),
     "busy": (429, "rate_limit_error", "busy"),

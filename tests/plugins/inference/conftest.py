@@ -190,6 +190,24 @@ def examiner(server, tmp_path):
 
 
 @pytest.fixture
+def sealed(tmp_path):
+    """Makes a checkpoint with its marker."""
+    from trainbus.trainer_node.checkpoints import seal
+
+    def make(step, weights):
+        folder = tmp_path / f"checkpoint-{step}"
+        folder.mkdir()
+        (folder / "adapter_model.safetensors").write_bytes(weights)
+        (folder / "adapter_config.json").write_text("{}")
+        (folder / "empty.json").write_text("")
+        (folder / "optimizer.pt").write_bytes(b"x" * 50_000)
+        seal(folder, run="r", name="r", step=step)
+        return str(folder)
+
+    return make
+
+
+@pytest.fixture
 def until():
     """Wait for a condition with a deadline."""
 

@@ -43,6 +43,7 @@ def serve(adapters, tmp_path):
     def make(port=0):
         log = tmp_path / f"serve-{len(started)}.log"
         command = [sys.executable, "-m", "trainbus", "serve", "--port", str(port), "--device", "cpu", "--store", str(tmp_path / "store")]
+        command += ["--fetch-from", "127.0.0.1"]
         with log.open("wb") as output:
             process = subprocess.Popen([*command, f"tiny={adapters[0]}"], stdout=output, stderr=output)
         started.append(process)
@@ -58,11 +59,12 @@ def serve(adapters, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_adapters_are_sent_asked_and_measured_through_a_kill_of_the_server(adapters, serve, examiner, tmp_path):
-    """Each answers for itself; losses and confidences are real; what was sent before the kill is not sent again."""
+@pytest.mark.parametrize("travel", ["upload", "fetch"])
+def test_adapters_are_brought_asked_and_measured_through_a_kill_of_the_server(travel, adapters, serve, examiner, tmp_path):
+    """Each answers for itself; losses and confidences are real; what was there before the kill does not travel again."""
     questions = write_set(tmp_path / "asked.jsonl", QUESTIONS)
     port, process = serve()
-    settings = {"engine": "trainbus", "upload": True, "base": "tiny", "questions": questions, "policy": "every", "max_tokens": WORDS}
+    settings = {"engine": "trainbus", travel: True, "base": "tiny", "questions": questions, "policy": "every", "max_tokens": WORDS}
     harness = examiner(url=f"http://127.0.0.1:{port}/v1", timeout=300.0, logprobs=True, likelihood="chat", attempts=20, **settings)
     harness.feed(checkpoint(1, path=adapters[1][0]))
     wait_for(lambda: of(harness, Eval) or given_up(harness), DEADLINE)

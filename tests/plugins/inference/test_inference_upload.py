@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from tests.plugins.inference.tools import checkpoint, given_up, of
@@ -52,24 +54,6 @@ class Store:
 @pytest.fixture
 def store(server):
     return Store(server)
-
-
-@pytest.fixture
-def sealed(tmp_path):
-    """Makes a checkpoint with its marker."""
-    from trainbus.trainer_node.checkpoints import seal
-
-    def make(step, weights):
-        folder = tmp_path / f"checkpoint-{step}"
-        folder.mkdir()
-        (folder / "adapter_model.safetensors").write_bytes(weights)
-        (folder / "adapter_config.json").write_text("{}")
-        (folder / "empty.json").write_text("")
-        (folder / "optimizer.pt").write_bytes(b"x" * 50_000)
-        seal(folder, run="r", name="r", step=step)
-        return str(folder)
-
-    return make
 
 
 def test_a_checkpoint_on_a_shared_path_is_registered_loaded_asked_and_let_go(examiner, server, until):
@@ -173,7 +157,25 @@ def test_a_damaged_marker_and_a_missing_folder_are_said(examiner, server, until,
     assert "can't" in given_up(harness)[1].message
 
 
-def test_uploads_to_servers_that_take_none_are_refused_at_the_start(examiner):
+@pytest.mark.parametrize("travel", ["upload", "fetch"])
+def test_what_a_marker_names_outside_its_checkpoint_goes_to_nobody(travel, examiner, store, server, sealed, until, tmp_path):
+    """Neither by dots nor by a symbolic link: a checkpoint may come from anywhere."""
+    (tmp_path / "secret.json").write_text('"secret"')
+    dots, link = sealed(1, b"a"), sealed(2, b"a")
+    marker = Path(dots) / upload.MARKER
+    marker.write_text(marker.read_text().replace('"adapter_config.json"', '"../secret.json"'))
+    (Path(link) / "adapter_config.json").unlink()
+    (Path(link) / "adapter_config.json").symlink_to(tmp_path / "secret.json")
+    server.routes["/v1/models/fetch"] = store.register
+    harness = examiner(engine="trainbus", policy="every", **{travel: True})
+    harness.feed(checkpoint(1, path=dots), checkpoint(2, path=link))
+    until(lambda: len(given_up(harness)) == 2)
+    assert all("lies outside the checkpoint" in alert.message for alert in given_up(harness))
+    assert b'"secret"' not in store.parts.values()
+
+
+@pytest.mark.parametrize("travel", ["upload", "fetch"])
+def test_servers_that_take_no_checkpoints_are_refused_at_the_start(travel, examiner):
     """With what to set instead."""
-    with pytest.raises(ConfigError, match="takes no uploads"):
-        examiner(engine="vllm", upload=True)
+    with pytest.raises(ConfigError, match="takes no checkpoints"):
+        examiner(engine="vllm", **{travel: True})

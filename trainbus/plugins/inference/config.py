@@ -13,6 +13,8 @@ from msgspec import Meta, Struct, field
 
 from trainbus.errors import ConfigError
 
+ANYWHERE = ("0.0.0.0", "::")
+"""All addresses of this machine: can be bound, and not be told to anybody."""
 TEMPLATE_FIELDS = ("path", "name", "id", "run", "step")
 
 EngineName: TypeAlias = Literal["openai", "vllm", "transformers", "trainbus"]
@@ -73,6 +75,9 @@ class InferenceConfig(Struct, kw_only=True, forbid_unknown_fields=True, frozen=T
         engine: What kind of server it is, which decides how it is given a checkpoint.
         model: Model name in requests; ``{path}``, ``{name}`` (last part of the path), ``{id}``, ``{run}``, ``{step}`` are filled in.
         upload: Send the checkpoint's files to the server (``trainbus serve`` only); otherwise it must see them.
+        fetch: Have the server fetch the checkpoint's files from here (``trainbus serve`` only).
+        offer_bind: Where they are offered while the server fetches: ``HOST:PORT``; port 0 takes any that is free.
+        offer_url: The address under which the server reaches that; empty: the bound one.
         base: The name under which ``trainbus serve`` knows the base of adapters; empty: as the adapter names it.
         paths: Where the server finds what lies here: prefixes of checkpoint paths, and what stands in their place there.
         api_key_env: Name of the environment variable that holds the server's key; empty for none.
@@ -106,6 +111,9 @@ class InferenceConfig(Struct, kw_only=True, forbid_unknown_fields=True, frozen=T
     engine: EngineName = "openai"
     model: str = ""
     upload: bool = False
+    fetch: bool = False
+    offer_bind: str = "127.0.0.1:0"
+    offer_url: str = ""
     base: str = ""
     paths: dict[str, str] = field(default_factory=dict)
     api_key_env: str = ""
@@ -143,7 +151,7 @@ def check(config: InferenceConfig) -> None:
     """Refuse what is well-typed but can't work.
 
     Raises:
-        ConfigError: The address is none, a template names an unknown field, or two sets have one name.
+        ConfigError: An address is none, checkpoints can't travel as it says, a template names an unknown field, or two sets have one name.
     """
     address = urlsplit(config.url)
     if address.scheme not in ("http", "https") or not address.hostname:
@@ -153,13 +161,7 @@ def check(config: InferenceConfig) -> None:
             key="plugin.inference.url",
             found=config.url,
         )
-    if config.upload and config.engine != "trainbus":
-        raise ConfigError(
-            f"plugin.inference.upload is set, and the engine {config.engine!r} takes no uploads.",
-            hint='Set engine = "trainbus" if the server is `trainbus serve`; other servers must see the files, see plugin.inference.paths.',
-            key="plugin.inference.upload",
-            found=True,
-        )
+    _check_travel(config)
     _check_template("model", config.model, TEMPLATE_FIELDS)
     _check_template("likelihood_text", config.likelihood_text, ("prompt", "system"))
     names = [one.name for one in config.all_sets()]
@@ -170,6 +172,65 @@ def check(config: InferenceConfig) -> None:
             key="plugin.inference.sets",
             found=repeated,
         )
+
+
+def _check_travel(config: InferenceConfig) -> None:
+    for key in ("upload", "fetch"):
+        if getattr(config, key) and config.engine != "trainbus":
+            raise ConfigError(
+                f"plugin.inference.{key} is set, and the engine {config.engine!r} takes no checkpoints.",
+                hint='Set engine = "trainbus" if the server is `trainbus serve`; others must see the files, see plugin.inference.paths.',
+                key=f"plugin.inference.{key}",
+                found=True,
+            )
+    if config.upload and config.fetch:
+        raise ConfigError(
+            "plugin.inference: both `upload` and `fetch` are set.",
+            hint="`upload` sends checkpoints to the server, `fetch` has it get them: choose one.",
+            key="plugin.inference.fetch",
+            found=True,
+        )
+    if config.fetch:
+        _check_offer(config)
+
+
+def _check_offer(config: InferenceConfig) -> None:
+    try:
+        host, _ = address_of(config.offer_bind)
+    except ValueError as error:
+        raise ConfigError(
+            f"plugin.inference.offer_bind is {config.offer_bind!r}, which is no address.",
+            hint='Give HOST:PORT of this machine, such as "127.0.0.1:0" (port 0: any that is free).',
+            key="plugin.inference.offer_bind",
+            found=config.offer_bind,
+        ) from error
+    address = urlsplit(config.offer_url)
+    if config.offer_url and (address.scheme not in ("http", "https") or not address.hostname):
+        raise ConfigError(
+            f"plugin.inference.offer_url is {config.offer_url!r}, which is no http address.",
+            hint='Give the address under which the server reaches this machine, such as "http://trainer.lan:8791".',
+            key="plugin.inference.offer_url",
+            found=config.offer_url,
+        )
+    if host in ANYWHERE and not config.offer_url:
+        raise ConfigError(
+            f"plugin.inference.offer_bind is {config.offer_bind!r}, and no server can be told that address.",
+            hint='Set offer_url to the one under which it reaches this machine, such as "http://trainer.lan:8791".',
+            key="plugin.inference.offer_url",
+            found="",
+        )
+
+
+def address_of(bind: str) -> tuple[str, int]:
+    """Host and port of ``HOST:PORT``.
+
+    Raises:
+        ValueError: It has not this form.
+    """
+    parts = urlsplit(f"//{bind}")
+    if not parts.hostname or parts.port is None or parts.netloc != bind:
+        raise ValueError(bind)
+    return parts.hostname, parts.port
 
 
 def _check_template(key: str, template: str, allowed_fields: tuple[str, ...]) -> None:

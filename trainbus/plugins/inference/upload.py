@@ -87,6 +87,30 @@ def _digested(path: Path) -> Content:
         return Content(file.tell(), digest.hexdigest())
 
 
+def file_of(folder: Path, name: str) -> Path:
+    """One of a checkpoint's files. A marker may come from anywhere: what it names outside the checkpoint is not read.
+
+    Raises:
+        AskError: It lies outside.
+    """
+    path = (folder / name).resolve()
+    if not path.is_relative_to(folder.resolve()):
+        raise AskError(Fault.REFUSED, f"{folder / name} lies outside the checkpoint: it is not sent to anybody.")
+    return path
+
+
+def left(contents: Contents, told: Registered, server: str) -> int:
+    """Bytes that the server lacks. It speaks of nothing but files of this checkpoint, whatever it says.
+
+    Raises:
+        AskError: It names another one.
+    """
+    if unknown := next((missing.name for missing in told.missing if missing.name not in contents.files), None):
+        raise AskError(Fault.WRONG, f"{server} asks for {unknown!r}, which is no file of the checkpoint.")
+    sizes = [(contents.files[missing.name].bytes, missing.received) for missing in told.missing]
+    return sum(size - min(max(received, 0), size) for size, received in sizes)
+
+
 async def send(line: Line, folder: Path, contents: Contents, told: Registered, *, timeout: float) -> None:
     """Send what the server lacks. It is asked for nothing but files of this checkpoint, whatever it says.
 
@@ -101,7 +125,7 @@ async def send(line: Line, folder: Path, contents: Contents, told: Registered, *
         content = contents.files.get(missing.name)
         if content is None:
             raise AskError(Fault.WRONG, f"{line.url} asks for {missing.name!r}, which is no file of {folder}.")
-        await _send_file(line, folder / missing.name, content, missing.received, size, timeout)
+        await _send_file(line, file_of(folder, missing.name), content, missing.received, size, timeout)
 
 
 async def _send_file(line: Line, path: Path, content: Content, received: int, size: int, timeout: float) -> None:
