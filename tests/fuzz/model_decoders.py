@@ -26,12 +26,12 @@ from trainbus.inferring.asking import Answer
 from trainbus.inferring.generating.harvest import rows_of
 from trainbus.inferring.inspecting import inspect
 from trainbus.launch.causes import cause_of, exception_of
+from trainbus.machine import cgroups, kernel_log, proc, processes
+from trainbus.machine.text import UnknownError
 from trainbus.plugins.inference import upload
 from trainbus.plugins.inference.engines import transformers
 from trainbus.plugins.inference.faults import AskError
 from trainbus.plugins.inference.scorers import json_valid
-from trainbus.plugins.memory.readers import cgroups, kernel_log, proc, processes
-from trainbus.plugins.memory.readers.text import UnknownError
 from trainbus.plugins.retention import backups, records
 from trainbus.plugins.retention.recognition import NotACheckpoint
 from trainbus.plugins.retention.thinning import thinned_marker
