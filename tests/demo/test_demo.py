@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+from tests.support import wait_for
 
 
 @pytest.mark.timeout(420)
@@ -33,3 +38,55 @@ def test_a_directory_with_something_in_it_is_refused(tmp_path):
     assert done.returncode == 2
     assert "is not empty" in done.stderr + done.stdout
     assert "Traceback" not in done.stderr
+
+
+def test_what_a_killed_demo_has_started_ends(tmp_path):
+    """Its guard reads from a pipe that ends with the demo: a process that was named to it ends, one that ignores SIGTERM by force."""
+    deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); time.sleep(600)"
+    with (
+        subprocess.Popen([sys.executable, "-m", "trainbus.demo.guard"], stdin=subprocess.PIPE, text=True) as guard,
+        subprocess.Popen(["sleep", "600"]) as sleeper,
+        subprocess.Popen([sys.executable, "-c", deaf], stdout=subprocess.PIPE, text=True) as stubborn,
+    ):
+        assert stubborn.stdout.readline() == "deaf\n"
+        guard.communicate(f"{sleeper.pid}\n{stubborn.pid}\n", timeout=120)
+        assert sleeper.wait(60) == -signal.SIGTERM
+        assert stubborn.wait(60) == -signal.SIGKILL
+
+
+def test_a_demo_that_ends_in_order_needs_no_guard(tmp_path):
+    """Nothing is signalled after its word."""
+    with subprocess.Popen(["sleep", "600"]) as sleeper:
+        done = subprocess.run(
+            [sys.executable, "-m", "trainbus.demo.guard"], input=f"{sleeper.pid}\ndone\n", text=True, check=False, timeout=120
+        )
+        assert (done.returncode, sleeper.poll()) == (0, None)
+        sleeper.kill()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_demo_that_is_killed_leaves_no_process(tmp_path):
+    """kill -9 when all five plugins run: they, the bus and the model server end."""
+    directory = tmp_path / "demo"
+    options = ["--exit", "--json", "--steps", "100000", "--base-steps", "20", "--directory", str(directory)]
+    command = [sys.executable, "-m", "trainbus", "demo", *options]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as demo:
+        try:
+            wait_for(lambda: (directory / "train.log").exists() or demo.poll() is not None, 600.0, what="the training has begun")
+            assert demo.poll() is None
+            assert len(processes_of(directory)) >= 4
+        finally:
+            demo.kill()
+    wait_for(lambda: not processes_of(directory), 180.0, what="everything has ended")
+
+
+def processes_of(directory):
+    """All processes that live in a demo's home."""
+    home = f"TRAINBUS_HOME={directory / 'home'}".encode()
+    found = []
+    for environment in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):
+            if home in environment.read_bytes().split(b"\0"):
+                found.append(int(environment.parent.name))
+    return found

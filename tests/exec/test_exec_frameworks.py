@@ -97,7 +97,6 @@ def test_under_torchrun_only_the_first_of_two_processes_publishes(execute, publi
     assert [event.world_size for event in published("run_started")] == [1, 2]
     (ended,) = published("run_ended")
     assert (ended.outcome, ended.exit_code) == ("completed", 0)
-    assert max(event.value for event in published("metric") if event.name == "tree_processes") >= 3
 
 
 def test_plain_pytorch_that_writes_tensorboard_is_supervised(execute, published, tmp_path):

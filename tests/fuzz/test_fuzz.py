@@ -124,6 +124,8 @@ FOUND = [
     ("checkpoints' files", b"[" * DEEP),
     ("heads of weights", b'{"w": {"shape": [4]}}'),
     ("heads of weights", b"[" * DEEP),
+    ("what the trainer keeps", b'{"timestamp":"t\xfe"}\n'),
+    ("what the trainer keeps", b'{"recent":' + b"[" * DEEP),
     ("markers that are thinned", b'z"id": "r:8:d"}'),
     ("markers that are thinned", b'{"files": 5}'),
     ("what retention keeps", b""),

@@ -7,7 +7,6 @@ or stored by `trainbus attach`. Whoever holds a token is its client, so none is 
 from __future__ import annotations
 
 import base64
-import binascii
 import os
 import re
 from pathlib import Path
@@ -76,7 +75,7 @@ def parse_token(text: str, source: str = "The token") -> Credentials:
     body = words.removeprefix(PREFIX)
     try:
         made = msgspec.msgpack.decode(base64.b64decode(body + "=" * (-len(body) % 4), altchars=b"-_", validate=True), type=Credentials)
-    except (binascii.Error, ValueError, msgspec.DecodeError):
+    except DECODE_ERRORS:
         # `from None`: the cause would quote parts of it
         raise ConfigError(f"{source} is damaged, or was cut when it was copied.", hint=hint, key="token") from None
     keys = (made.server_key, made.public_key, made.secret_key)

@@ -20,6 +20,7 @@ import click
 import msgspec
 from msgspec import Meta, Struct
 
+from trainbus.bus.events import DECODE_ERRORS
 from trainbus.errors import ModelError, TrainbusError
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ class Server:
         """One answer, greedy unless a temperature is given."""
         try:
             asked = msgspec.json.decode(await request.read(), type=ChatRequest)
-        except msgspec.DecodeError as error:
+        except DECODE_ERRORS as error:
             return _refusal(400, str(error))
         if asked.stream:
             return _refusal(400, "stream: true is not supported here; leave it out")

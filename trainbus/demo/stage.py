@@ -14,7 +14,9 @@ from typing import IO, Any
 
 import msgspec
 
+from trainbus.bus.events import DECODE_ERRORS
 from trainbus.demo import tasks
+from trainbus.demo.guard import DONE
 from trainbus.errors import TrainbusError
 from trainbus.trainer_node.config import Summary
 
@@ -73,7 +75,7 @@ max_tokens = 8
 
 
 class Stage:
-    """Everything that the demo starts, in one directory; `close` ends all of it.
+    """Everything that the demo starts, in one directory; `close` ends all of it, and `trainbus.demo.guard` does when the demo is killed.
 
     Args:
         root: The directory: state, model, data, checkpoints and logs.
@@ -90,6 +92,7 @@ class Stage:
         self._environment = {**os.environ, "TRAINBUS_HOME": str(self.home), "NO_COLOR": "1"}
         self._training: subprocess.Popen[str] | None = None
         self._up = False
+        self._guard: subprocess.Popen[str] | None = None
 
     def write_tasks(self) -> None:
         """Questions to examine by, and others to train on."""
@@ -132,6 +135,7 @@ class Stage:
     def start_bus(self) -> dict[str, Any]:
         """``trainbus up --detach`` with all five plugins; returns what it reports."""
         self._up = True
+        self._guarded()
         done = self._trainbus("up", "--detach", "--json")
         report: dict[str, Any] = json.loads(done.stdout or "{}")
         if done.returncode != 0:
@@ -157,7 +161,7 @@ class Stage:
         out, _ = self._training.communicate(timeout=START_SECONDS)
         try:
             return msgspec.json.decode(out, type=Summary)
-        except msgspec.DecodeError as error:
+        except DECODE_ERRORS as error:
             said = out.strip() or "nothing"
             raise TrainbusError(f"The training ended without a summary; it said: {said}", hint=f"See {self.root / 'train.log'}.") from error
 
@@ -182,6 +186,27 @@ class Stage:
                 process.stdout.close()
         for file in self._files:
             file.close()
+        if self._guard is not None:
+            with contextlib.suppress(BrokenPipeError):
+                self._guard.communicate(DONE)
+
+    def _guarded(self, process: subprocess.Popen[str] | None = None) -> None:
+        """From now on the bus, and ``process``, end when this process does, in whatever way."""
+        if self._guard is None:
+            # A session of its own: what kills the demo's group must not kill it, too.
+            self._guard = subprocess.Popen(
+                [sys.executable, "-m", "trainbus.demo.guard"],
+                cwd=self.root,
+                env=self._environment,
+                stdin=subprocess.PIPE,
+                text=True,
+                start_new_session=True,
+            )
+        assert self._guard.stdin is not None
+        if process is not None:
+            with contextlib.suppress(BrokenPipeError):
+                self._guard.stdin.write(f"{process.pid}\n")
+                self._guard.stdin.flush()
 
     def _trainbus(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "trainbus", *arguments]
@@ -202,4 +227,5 @@ class Stage:
             start_new_session=True,
         )
         self._processes.append(process)
+        self._guarded(process)
         return process

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 
+from trainbus.bus.events import DECODE_ERRORS
 from trainbus.bus.home import home, private_directory
 from trainbus.trainer_node.config import Summary, TrainerConfig
 
@@ -117,7 +118,7 @@ def read(root: Path | None = None) -> list[RunRecord]:
 
 def _decoded(lines: list[bytes]) -> Iterator[RunRecord]:
     for line in lines:
-        with suppress(msgspec.DecodeError):  # cut by a full disk
+        with suppress(*DECODE_ERRORS):  # cut by a full disk
             yield msgspec.json.decode(line, type=RunRecord)
 
 

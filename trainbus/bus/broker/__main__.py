@@ -18,6 +18,7 @@ import msgspec
 from trainbus.bus import home
 from trainbus.bus.broker.loop import run_broker
 from trainbus.bus.config import BusConfig
+from trainbus.bus.events import DECODE_ERRORS
 from trainbus.errors import ConfigError, TrainbusError
 
 
@@ -48,7 +49,7 @@ def _allow_many_files() -> None:
 def _settings(text: str) -> BusConfig:
     try:
         return msgspec.json.decode(text.encode(), type=BusConfig)
-    except msgspec.DecodeError as error:
+    except DECODE_ERRORS as error:
         raise ConfigError(f"--config: {error}.", hint="It is the [bus] section as a JSON object.", key="bus") from error
 
 

@@ -23,6 +23,7 @@ import msgspec
 import xxhash
 from msgspec import Struct
 
+from trainbus.bus.events import DECODE_ERRORS
 from trainbus.bus.home import home, private_directory
 from trainbus.errors import DataError
 from trainbus.trainer_node.dataset.reading import Reading
@@ -142,7 +143,7 @@ class TokenCache:
             if any((folder / name).stat().st_size != size for name, size in info.sizes.items()):
                 return None
             dataset = mapped(folder, info.kind, info.report)
-        except (OSError, msgspec.DecodeError, ValueError):
+        except (OSError, *DECODE_ERRORS):
             return None
         self._found += not made
         return Tokenised(

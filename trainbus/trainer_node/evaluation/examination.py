@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from trainbus.bus.events import DECODE_ERRORS
 from trainbus.bus.home import write_atomically
 from trainbus.judging.statistics import calibration_error, confidence_of
 from trainbus.trainer_node.evaluation.answering import Answer, Answerer, StuckError
@@ -35,7 +36,7 @@ def read_standing(checkpoint: Path | None) -> Standing:
         return Standing()
     try:
         return msgspec.json.decode((checkpoint / FILE).read_bytes(), type=Standing)
-    except (OSError, msgspec.DecodeError):
+    except (OSError, *DECODE_ERRORS):
         return Standing()
 
 

@@ -15,7 +15,7 @@ from typing import IO
 
 import msgspec
 
-from trainbus.bus.events import Command, CommandResult
+from trainbus.bus.events import DECODE_ERRORS, Command, CommandResult
 from trainbus.trainer_node.inbox import messages
 from trainbus.trainer_node.inbox.queue import Job
 from trainbus.trainer_node.inbox.watchdog import Watchdog
@@ -180,7 +180,7 @@ class Child:
 
     def _listen(self, stream: IO[bytes]) -> None:
         for line in stream:
-            with suppress(msgspec.DecodeError):  # a line that was cut by the worker's death
+            with suppress(*DECODE_ERRORS):  # a line that was cut by the worker's death
                 self._happened(msgspec.json.decode(line, type=messages.Message))
         self._happened(Ended(self.process.wait()))
 

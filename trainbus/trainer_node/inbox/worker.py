@@ -19,7 +19,7 @@ from typing import BinaryIO
 
 import msgspec
 
-from trainbus.bus.events import Command, CommandResult
+from trainbus.bus.events import DECODE_ERRORS, Command, CommandResult
 from trainbus.errors import TrainbusError
 from trainbus.trainer_node.inbox import messages
 from trainbus.trainer_node.job import run_job
@@ -94,7 +94,7 @@ class Daemon:
         for line in stream:
             try:
                 self._commands.append(msgspec.json.decode(line, type=Command))
-            except msgspec.DecodeError:  # cut by the daemon's death
+            except DECODE_ERRORS:  # cut by the daemon's death
                 break
         os.kill(os.getpid(), signal.SIGTERM)
 
