@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from trainbus.errors import ModelError
+from trainbus.errors import ConfigError, ModelError
 from trainbus.trainer_node import checkpoints
 from trainbus.trainer_node.checkpoints import MARKER, choose, faults, listed, read_marker, require_whole, seal, unseal
+from trainbus.trainer_node.config import Resume, TrainerConfig
+from trainbus.trainer_node.plan import make_plan
 from trainbus.trainer_node.sealing import Sealer
 
 FILES = ("adapter_model.safetensors", "optimizer.pt", "scheduler.pt", "trainer_state.json", "rng_state.pth")
@@ -112,6 +114,57 @@ def test_a_checkpoint_of_another_program_can_be_named(make):
     require_whole(make(5, sealed=False))
     with pytest.raises(ModelError, match=r"optimizer\.pt is missing"):
         require_whole(make(6, sealed=False, without=("optimizer.pt",)))
+
+
+SHARDED = (
+    "pytorch_model_fsdp_0/.metadata", "pytorch_model_fsdp_0/__0_0.distcp", "pytorch_model_fsdp_0/__1_0.distcp",
+    "optimizer_0/.metadata", "optimizer_0/__0_0.distcp", "optimizer_0/__1_0.distcp",
+    "scheduler.pt", "trainer_state.json", "rng_state_0.pth", "rng_state_1.pth", "training_args.bin",
+)  # fmt: skip
+WHOLE = ("pytorch_model_fsdp.bin", "optimizer.bin", "scheduler.pt", "trainer_state.json", "rng_state_0.pth", "rng_state_1.pth")
+LOCAL = (
+    "pytorch_model_fsdp_0_rank0.bin", "pytorch_model_fsdp_0_rank1.bin", "optimizer_0_rank0.bin", "optimizer_0_rank1.bin", *WHOLE[2:],
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("layout", [SHARDED, WHOLE])
+def test_a_checkpoint_of_fsdp_is_whole_in_both_of_its_forms(tmp_path, layout):
+    """As transformers 5 and accelerate 1 write them with two processes; each shard is under the marker, and a lost one is named."""
+    path = tmp_path / "checkpoint-4"
+    for name in layout:
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).write_text(name)
+    require_whole(path)
+    assert (checkpoints.is_fsdp(path), checkpoints.processes_of(path)) == (True, 2)
+    seal(path, run="r", name="n", step=4)
+    assert set(read_marker(path).files) == set(layout)
+    (path / layout[1]).unlink()
+    with pytest.raises(ModelError, match=f"{layout[1]} is missing"):
+        require_whole(path)
+
+
+def test_a_checkpoint_that_fsdp_did_not_finish_or_wrote_for_single_ranks_is_refused(tmp_path):
+    """Its metadata come last; local shards can't be read by transformers."""
+    for number, layout in enumerate(([name for name in SHARDED if name != "optimizer_0/.metadata"], LOCAL)):
+        path = tmp_path / f"checkpoint-{number}"
+        for name in layout:
+            (path / name).parent.mkdir(parents=True, exist_ok=True)
+            (path / name).write_text(name)
+        with pytest.raises(ModelError, match=r"optimizer_0/\.metadata or optimizer\.bin is missing"):
+            require_whole(path)
+
+
+@pytest.mark.parametrize(("wanted", "layout"), [("ddp", SHARDED), ("auto", WHOLE), ("fsdp", FILES)])
+def test_what_fsdp_has_written_only_fsdp_goes_on_with(tmp_path, tiny_base, questions, wanted, layout):
+    """transformers would fail, or load nothing; here it is said what to set."""
+    path = tmp_path / "checkpoint-4"
+    for name in layout:
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).write_text(name)
+    config = TrainerConfig(model=str(tiny_base), data=str(questions), parallel=wanted)
+    with pytest.raises(ConfigError, match="was saved") as caught:
+        make_plan(config, Resume(path=str(path)))
+    assert "trainer.parallel" in caught.value.hint
 
 
 def test_unsealing_takes_the_promise_back(make):

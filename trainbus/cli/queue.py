@@ -64,9 +64,10 @@ def eta(as_json: bool) -> None:
 @click.option("--all", "everything", is_flag=True, help="Also what is completed or failed.")
 @json_option
 def list_(everything: bool, as_json: bool) -> None:
-    """List what is trained on and what waits, in the order in which it will be taken."""
+    """List what is trained on and what waits, in the order in which it will be taken, and what was skipped."""
     with _queue() as queue:
-        jobs = queue.jobs(("processing",)) + queue.jobs(WAITING) + (queue.jobs(("completed", "failed")) if everything else [])
+        jobs = queue.jobs(("processing",)) + queue.jobs(WAITING) + queue.jobs(("skipped",))
+        jobs += queue.jobs(("completed", "failed")) if everything else []
     if as_json:
         print_json(jobs)
         return
@@ -140,7 +141,7 @@ def remove(job: str, as_json: bool) -> None:
 @click.option("--inbox", metavar="DIRECTORY", help="The inbox; default: trainer.inbox.")
 @json_option
 def retry(job: str, config_path: Path | None, overrides: tuple[str, ...], inbox: str | None, as_json: bool) -> None:
-    """Let a failed JOB wait again, with all attempts before it."""
+    """Let a failed or skipped JOB wait again, with all attempts before it. A skipped one goes on where it stands."""
     with _queue() as queue:
         found = queue.find(job)
         queue.check_retry(found)

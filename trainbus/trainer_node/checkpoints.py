@@ -32,6 +32,13 @@ RESUMABLE: tuple[tuple[str, ...], ...] = (
     ("rng_state.pth", "rng_state_0.pth"),
 )
 """One file of each row must be there to go on where a training stopped."""
+FSDP: tuple[tuple[str, ...], ...] = (
+    ("pytorch_model_fsdp_0/.metadata", "pytorch_model_fsdp.bin"),
+    ("optimizer_0/.metadata", "optimizer.bin"),
+    *RESUMABLE[2:],
+)
+"""The same for a checkpoint that FSDP has written: as folders of shards, whose ``.metadata`` come last, or as one file. Shards of single
+ranks without metadata, as its local form has them, can't be gone on from."""
 
 
 class FileEntry(msgspec.Struct, frozen=True):
@@ -140,7 +147,13 @@ def faults(path: Path, *, contents: bool = False) -> list[str]:
 
 def missing_files(path: Path) -> list[str]:
     """What a directory lacks to resume from."""
-    return [f"{' or '.join(row[:2])} is missing" for row in RESUMABLE if not any((path / name).is_file() for name in row)]
+    rows = FSDP if is_fsdp(path) else RESUMABLE
+    return [f"{' or '.join(row[:2])} is missing" for row in rows if not any((path / name).is_file() for name in row)]
+
+
+def is_fsdp(path: Path) -> bool:
+    """Whether FSDP has written a checkpoint."""
+    return next(path.glob("pytorch_model_fsdp*"), None) is not None
 
 
 def processes_of(path: Path) -> int:

@@ -7,7 +7,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from trainbus.errors import ConfigError, DataError, ModelError
-from trainbus.trainer_node import checkpoints, data, model
+from trainbus.trainer_node import checkpoints, data, model, parallel
 from trainbus.trainer_node.config import FOLLOWS_METRICS, Resume, TrainerConfig
 from trainbus.trainer_node.part import Part
 from trainbus.trainer_node.profile import HERE
@@ -90,6 +90,10 @@ def _continue(config: TrainerConfig, name: str, path: Path, output: Path, notes:
         raise ModelError(
             problem, hint=f"Resume with --method {known.method}.", key="trainer.method", found=config.method, allowed=known.method
         )
+    if checkpoints.is_fsdp(path) != (parallel.asked(config) == "fsdp"):
+        how, wanted = ("by FSDP", '"fsdp"') if checkpoints.is_fsdp(path) else ("without FSDP", '"auto" or "ddp"')
+        problem = f"{path} was saved {how}, which alone can read it."
+        raise ConfigError(problem, hint=f"Resume with trainer.parallel = {wanted}.", key="trainer.parallel", allowed=wanted)
     if (written := checkpoints.processes_of(path)) != (here := asked_processes()):
         raise ConfigError(
             f"{path} was saved by {written} processes, and {here} would go on: order of data and random numbers would differ.",

@@ -79,7 +79,9 @@ def test_skip_and_stop_do_not_wait_for_a_model_to_be_loaded(inbox, broker):
     code, answer = control("skip", "--reason", "not now")
     assert (code, answer["state"]) == (0, "done"), answer
     wait_for(lambda: ("a.jsonl", "skipped", "low") in jobs(), LONG)
-    wait_for(lambda: jobs()[-1] == ("a.jsonl", "processing", "low"), LONG, what="it is taken again, there being no other")
+    wait_for(lambda: "takes up what was skipped (1)" in (idle_detail() or ""), LONG, what="it is laid aside, also when there is no other")
+    assert control("queue-retry", "a.jsonl")[0] == 0
+    wait_for(lambda: jobs()[-1] == ("a.jsonl", "processing", "low"), LONG)
     assert control("stop", "--reason", "night")[0] == 0
     assert inbox.process.wait(LONG) == 0, inbox.log.read_text()
     (job,) = json.loads(trainbus("queue", "list", "--json").stdout)

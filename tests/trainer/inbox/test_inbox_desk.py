@@ -59,6 +59,9 @@ def test_the_queue_is_edited_by_commands(room):
     assert room.waiting() == ["c.jsonl", "a.jsonl"]
     assert room.queue.find("c.jsonl").path.exists()
     assert [state for _, state, _ in room.changes] == ["queued", "queued", "failed", "queued"]
+    skipped = room.queue.skip(room.queue.take(), "later")
+    assert room.ask("queue_retry", job=skipped.name)[0] == "done"
+    assert room.queue.find(skipped.name).path.exists()
 
 
 @pytest.mark.parametrize(

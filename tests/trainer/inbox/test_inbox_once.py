@@ -92,6 +92,7 @@ def test_every_example_is_seen_once_through_pause_skip_stop_and_death_of_worker_
     assert control("set", inbox_run(), "learning_rate=1e-5", "save_steps=7")["result"]["now"]["learning_rate"] == 1e-5
     control("skip", "--reason", "another first")
     wait_for(lambda: inbox.jobs()["skipped"] == ["0.jsonl"], LONG)
+    assert trainbus("queue", "retry", "0.jsonl", "--inbox", str(inbox.folder)).returncode == 0
     inbox.wait_for("completed")
     wait_for(lambda: inbox.newest().step > before + 10 and worker_of(inbox.process.pid), LONG)
     at_death = inbox.newest().step
@@ -109,6 +110,7 @@ def test_every_example_is_seen_once_through_pause_skip_stop_and_death_of_worker_
     inbox.process.kill()
     inbox.process.wait()
     inbox.start("--until-empty")
+    inbox.wait_for("save_steps = 7: set for this run")
     assert inbox.process.wait(LONG) == 0, inbox.log.read_text()
     assert sorted(inbox.jobs()["completed"]) == sorted(sizes)
     wanted = {number for first, count in sizes.values() for number in range(first, first + count)}

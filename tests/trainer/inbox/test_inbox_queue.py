@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from trainbus.errors import RefusedError
-from trainbus.trainer_node.inbox.queue import ALLOWED, STATES, Job, Queue, new_id
+from trainbus.trainer_node.config import TrainerConfig
+from trainbus.trainer_node.inbox.intervals import Intervals
+from trainbus.trainer_node.inbox.queue import ALLOWED, STATES, Flag, Job, Queue, new_id
 
 
 @pytest.fixture
@@ -45,16 +47,35 @@ def test_waiting_jobs_can_be_reordered_reprioritised_and_removed(queue):
     assert names([queue.take(), queue.take()]) == ["a", "c"]
 
 
-def test_a_skipped_job_waits_behind_all_others_and_a_stopped_one_before_them(queue):
-    """Skip sends a file to low; a stop puts it back where it was taken from."""
+def test_a_skipped_job_is_laid_aside_and_a_stopped_one_comes_before_all_others(queue):
+    """Skip is for a person to take back, also when nothing else waits; a stop puts a file back where it was taken from."""
     for name in "abc":
         add(queue, name)
-    queue.skip(queue.take(), "asked")
-    assert names(queue.jobs(("queued", "skipped"))) == ["b", "c", "a"]
+    skipped = queue.skip(queue.take(), "asked")
+    assert names(queue.jobs(("queued",))) == ["b", "c"]
+    with pytest.raises(RefusedError, match="a is skipped"):
+        queue.prioritise(skipped, "high")
     stopped = queue.take()
     queue.put_back(stopped, "SIGTERM")
     again = queue.take()
     assert (again.name, again.attempts, again.reason) == ("b", 0, "SIGTERM")
+    assert (queue.take().name, queue.take()) == ("c", None)
+    queue.retry(skipped, path=skipped.path)
+    again = queue.take()
+    assert (again.name, again.priority) == ("a", "low")
+
+
+def test_intervals_that_were_set_hold_for_their_run_alone(queue):
+    """Also for another daemon; later ones are added, and the learning rate is none."""
+    intervals = Intervals(queue, "r-1")
+    assert (intervals.known(), intervals.words()) == ({}, "")
+    assert intervals.keep(Flag(by="ann"), {"save_steps": 7.0, "learning_rate": 1e-5}) == {"save_steps": 7}
+    intervals.keep(Flag(by="ben"), {"eval_steps": 9})
+    again = Intervals(queue, "r-1")
+    assert again.words().startswith("save_steps = 7, eval_steps = 9: set for this run")
+    config = again.applied(TrainerConfig(save_steps=100, logging_steps=3))
+    assert (config.save_steps, config.eval_steps, config.logging_steps) == (7, 9, 3)
+    assert Intervals(queue, "r-2").applied(TrainerConfig()) == TrainerConfig()
 
 
 def test_what_a_dead_daemon_had_in_hand_waits_again_once(queue, tmp_path):

@@ -18,25 +18,25 @@ from trainbus.bus import events
 from trainbus.bus.facts import default_run_id
 from trainbus.bus.home import home, private_directory, write_inbox
 from trainbus.bus.publisher import Publisher
-from trainbus.errors import ConfigError
 from trainbus.trainer_node import checkpoints, records
-from trainbus.trainer_node.config import ENDLESS, TrainerConfig
+from trainbus.trainer_node.config import TrainerConfig
 from trainbus.trainer_node.dataset.inspection import glance
 from trainbus.trainer_node.dataset.reading import reading_of
 from trainbus.trainer_node.inbox import messages
 from trainbus.trainer_node.inbox.account import Account
 from trainbus.trainer_node.inbox.child import Child, Ended
 from trainbus.trainer_node.inbox.crash import Inquest, Inquests, PlainInquest
-from trainbus.trainer_node.inbox.desk import INTERVALS, Desk
+from trainbus.trainer_node.inbox.desk import Desk
 from trainbus.trainer_node.inbox.ending import Ending
+from trainbus.trainer_node.inbox.fitness import require_endless
 from trainbus.trainer_node.inbox.forecast import forecast
 from trainbus.trainer_node.inbox.intake import Intake, Taken
+from trainbus.trainer_node.inbox.intervals import Intervals
 from trainbus.trainer_node.inbox.locks import LOCK, hold
-from trainbus.trainer_node.inbox.queue import HELD, PAUSED, SETTINGS, WAITING, Job, Queue
+from trainbus.trainer_node.inbox.queue import HELD, PAUSED, SETTINGS, UNFINISHED, WAITING, Job, Queue
 from trainbus.trainer_node.inbox.watching import Watch
 from trainbus.trainer_node.part import Part
 from trainbus.trainer_node.plan import RUNS
-from trainbus.trainer_node.ranks import asked_processes
 from trainbus.trainer_node.room import Room
 
 FORECAST_SECONDS = 30.0
@@ -90,7 +90,7 @@ class Daemon:
         until_empty: bool = False,
         inquests: Inquests = PlainInquest,
     ) -> None:
-        _check(config)
+        require_endless(config)
         name = config.name or Path(config.inbox).expanduser().absolute().name
         self._output = Path(config.output).expanduser() if config.output else RUNS / name
         known = checkpoints.read_run_file(self._output)
@@ -120,6 +120,7 @@ class Daemon:
         with ExitStack() as stack:
             self._hold_locks(stack)
             self._queue = stack.enter_context(Queue(queue_file(self._root)))
+            self._intervals = Intervals(self._queue, self._run)
             look = partial(glance, reading=reading_of(self._config))
             self._intake = Intake(Path(self._config.inbox), self._queue, settle=self._config.settle_seconds, glance=look)
             write_inbox(self._intake.folder, self._root)
@@ -141,6 +142,9 @@ class Daemon:
             raise self._fatal
 
     def _begin(self) -> None:
+        if words := self._intervals.words():
+            self._config = self._intervals.applied(self._config)
+            self._teller.note(words)
         marker = self._newest_marker()
         self._account.begin(msgspec.to_builtins(self._config), resumed=self._resumes, step=marker.step if marker else None)
         self._account.beat(self._waits, marker.step if marker else None)
@@ -189,7 +193,8 @@ class Daemon:
         if flag := self._queue.flag(PAUSED):
             return f"paused {flag.since}; `trainbus control resume`"
         if not self._queue.jobs(WAITING):
-            return "the inbox is empty"
+            skipped = len(self._queue.jobs(("skipped",)))
+            return "the inbox is empty" + (f"; `trainbus queue retry` takes up what was skipped ({skipped})" if skipped else "")
         if flag := self._queue.flag(HELD):
             return f"the queue is held {flag.since}; `trainbus control queue-release`"
         if now < self._not_before:
@@ -208,7 +213,7 @@ class Daemon:
         self._waits = ""
         self._tell(job, f"training begins (attempt {job.attempts + 1} of {self._config.attempts})")
         self._account.busy()
-        unfinished = tuple(other.id for other in self._queue.jobs((*WAITING, "processing")) if other.id != job.id)
+        unfinished = tuple(other.id for other in self._queue.jobs(UNFINISHED) if other.id != job.id)
         order = messages.Order(
             config=msgspec.structs.replace(self._config, data=str(job.path)),
             part=Part(job=job.id, run=self._run, unfinished=unfinished, rejected=str(self._intake.rejected(job))),
@@ -283,8 +288,8 @@ class Daemon:
         elif command.verb in ("resume", "stop"):
             self._queue.set_flag(PAUSED, None)
         elif command.verb == "set":
-            intervals = {name: int(value) for name, value in result.result.get("now", {}).items() if name in INTERVALS}
-            self._config = msgspec.structs.replace(self._config, **intervals)
+            kept = self._intervals.keep(self._desk.said(command), result.result.get("now", {}))
+            self._config = msgspec.structs.replace(self._config, **kept)
 
     def _settle(self, child: Child, code: int) -> None:
         """A worker is gone: what becomes of its job, of the commands that it left, and of the daemon."""
@@ -361,25 +366,3 @@ class Daemon:
         hold(stack, self._folder / "daemon.lock", str(self._root))
         hold(stack, Path(self._config.inbox).expanduser() / LOCK, f"the inbox {self._config.inbox}")
         hold(stack, self._output / LOCK, f"the output {self._output}")
-
-
-def _check(config: TrainerConfig) -> None:
-    if asked_processes() > 1:
-        raise ConfigError(
-            f"{asked_processes()} processes were started, and one daemon watches an inbox.",
-            hint="Start it without torchrun; several processes train on one file: torchrun --nproc-per-node N -m trainbus train FILE",
-        )
-    if config.scheduler not in ENDLESS:
-        raise ConfigError(
-            f"scheduler = {config.scheduler!r} needs to know where the training ends, and an inbox has no end.",
-            hint="Use auto; `trainbus control set decay_steps=N` lets the rate fall when you want to end.",
-            key="trainer.scheduler",
-            found=config.scheduler,
-            allowed=", ".join(ENDLESS),
-        )
-    if config.max_steps is not None:
-        raise ConfigError(
-            "max_steps ends a training, and an inbox has no end.",
-            hint="Leave it out; `trainbus control stop` ends it.",
-            key="trainer.max_steps",
-        )

@@ -10,9 +10,9 @@ from trainbus.bus.events import Command, CommandState
 from trainbus.errors import RefusedError, TrainbusError
 from trainbus.trainer_node.control import unsettable
 from trainbus.trainer_node.inbox.intake import Intake, set_aside
+from trainbus.trainer_node.inbox.intervals import SETTABLE
 from trainbus.trainer_node.inbox.queue import HELD, PAUSED, PRIORITIES, SETTINGS, Flag, Job, Queue
 
-INTERVALS = ("save_steps", "eval_steps", "logging_steps")
 NOTHING = "no file is being trained on"
 
 
@@ -157,7 +157,7 @@ class Desk:
         self._answer(command, "done", f"{NOTHING}: no memory is held")
 
     def _set(self, command: Command) -> None:
-        if reason := unsettable(command.arguments, INTERVALS):
+        if reason := unsettable(command.arguments, SETTABLE):
             self._answer(command, "refused", reason)
             return
         before = self._queue.flag(SETTINGS)

@@ -149,7 +149,7 @@ class Ending:
         return Next(pause=self._config.retry_seconds, broke_off=True)
 
     def _skip(self, job: Job, reason: str) -> None:
-        self._tell(self._queue.skip(job, reason), "skipped; it goes on after all others")
+        self._tell(self._queue.skip(job, reason), f"skipped; `trainbus queue retry {job.name}` takes it up again")
 
     def _give_up(self, job: Job, reason: str) -> None:
         self._tell(self._queue.fail(job, reason, path=self._intake.file_away(job, FAILED, reason)), f"failed: {reason}")

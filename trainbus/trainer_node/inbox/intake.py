@@ -109,7 +109,7 @@ class Intake:
         return self.folder / FAILED / f"{job.name}.rejected.jsonl"
 
     def bring_back(self, job: Job) -> Path:
-        """Move the file of a failed job among the waiting ones again.
+        """Move the file of a failed job among the waiting ones again; that of a skipped one is there.
 
         Raises:
             DataError: It is gone.

@@ -4,7 +4,7 @@ One SQLite file, so every state survives any death, and the command line may edi
 
     queued → processing → completed
        ↑         ├──────→ failed      (its attempts are used up, or another attempt can't help)
-       │         ├──────→ skipped     (a person asked; it waits behind all others, at low priority)
+       │         ├──────→ skipped     (a person asked; it is not taken again before a person says `retry`, then at low priority)
        └─────────┴── stopped, crashed with attempts left, or found in processing when the daemon starts
 """
 
@@ -31,11 +31,13 @@ STATES: tuple[JobState, ...] = get_args(JobState)
 ALLOWED: dict[JobState, frozenset[JobState]] = {
     "queued": frozenset({"processing", "failed"}),
     "processing": frozenset({"queued", "completed", "failed", "skipped"}),
-    "skipped": frozenset({"processing", "queued", "failed"}),
+    "skipped": frozenset({"queued", "failed"}),
     "failed": frozenset({"queued"}),
     "completed": frozenset(),
 }
-WAITING: tuple[JobState, ...] = ("queued", "skipped")
+WAITING: tuple[JobState, ...] = ("queued",)
+UNFINISHED: tuple[JobState, ...] = ("queued", "processing", "skipped")
+"""What of these the weights have seen still counts."""
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS jobs (
@@ -79,6 +81,7 @@ class Flag(msgspec.Struct, frozen=True, kw_only=True):
     time: int = 0
     settings: dict[str, Any] = {}
     command: str = ""
+    run: str = ""
 
     @property
     def since(self) -> str:
@@ -87,8 +90,9 @@ class Flag(msgspec.Struct, frozen=True, kw_only=True):
         return f"since {when}{f' by {self.by}' if self.by else ''}{f' ({self.reason})' if self.reason else ''}"
 
 
-PAUSED, HELD, SETTINGS = "paused", "held", "settings"
-"""Flags: training waits; no further file begins; what was set while nothing was trained on, for the next file."""
+PAUSED, HELD, SETTINGS, INTERVALS = "paused", "held", "settings", "intervals"
+"""Flags: training waits; no further file begins; what was set while nothing was trained on, for the next file; intervals that were set
+for all of a run."""
 
 
 def new_id() -> str:
@@ -167,19 +171,18 @@ class Queue:
             return self._move(job, "queued", reason=reason, place=first - 1.0, attempts=job.attempts + attempted)
 
     def skip(self, job: Job, reason: str) -> Job:
-        """Wait behind all others."""
+        """Lay it aside, at the end: it is not taken before `retry`, and then goes on where it stands."""
         with self._change():
             return self._move(job, "skipped", reason=reason, priority="low", place=self._end())
 
     def check_retry(self, job: Job) -> None:
         """Refuse what `retry` would refuse, before its file is moved."""
-        if job.state != "failed":
-            raise RefusedError(
-                f"{job.name} is {job.state}.", hint="Only a failed job can be tried again.", found=job.state, allowed="failed"
-            )
+        if job.state not in ("failed", "skipped"):
+            hint = "Only a failed or skipped job can be taken up again."
+            raise RefusedError(f"{job.name} is {job.state}.", hint=hint, found=job.state, allowed="failed, skipped")
 
     def retry(self, job: Job, *, path: Path) -> Job:
-        """A failed job waits again, with all attempts before it."""
+        """A failed or skipped job waits again, with all attempts before it."""
         self.check_retry(job)
         with self._change():
             return self._move(job, "queued", path=path, attempts=0, reason="", place=self._end(), ended=None)
