@@ -24,12 +24,11 @@ FILES = {"x.json": {"bytes": len(CONTENT), "xxh3": DIGEST}}
 
 
 @pytest.fixture
-def serve(models, tmp_path):
-    """A running server over the base, with a store, that may fetch from loopback."""
+def serve(tmp_path):
+    """A running server with a store, that may fetch from loopback; it serves nothing yet."""
 
     def start(**more):
-        settings = {"models": {"base": models / "base"}, "device": "cpu", "store": tmp_path / "store", "fetch_from": ("127.0.0.1",)}
-        return running(ServeConfig(**settings | more))
+        return running(ServeConfig(**{"device": "cpu", "store": tmp_path / "store", "fetch_from": ("127.0.0.1",)} | more))
 
     return start
 
@@ -71,7 +70,7 @@ def test_an_adapter_is_fetched_once_and_answers(serve, models, tmp_path):
     marker = seal(place, run="r", name="r", step=1)
     files = {name: {"bytes": entry.bytes, "xxh3": entry.xxh3} for name, entry in marker.files.items()}
     source = Source([path.read_bytes() for path in place.iterdir()])
-    with answering(source.answer) as url, serve() as server:
+    with answering(source.answer) as url, serve(models={"base": models / "base"}) as server:
         reply = fetch(server, url + "/some/prefix/", files, digest=marker.digest, load=True)
         assert (reply.status, reply.body["state"], reply.body["loaded"]) == (200, "ready", True), reply.body
         answers = [server.client().chat(model=name).body["choices"][0]["message"]["content"] for name in ("x", "base")]
@@ -252,7 +251,7 @@ def test_hostile_names_write_nothing_outside_the_store(name, serve, tmp_path):
     assert not list(tmp_path.rglob("escape*"))
 
 
-def test_who_may_ask_may_not_have_it_fetch_and_without_hosts_nothing_is_fetched(serve, models, tmp_path):
+def test_who_may_ask_may_not_have_it_fetch_and_without_hosts_nothing_is_fetched(serve):
     """It is an administrator's right, and off unless hosts are named; the store's limit counts."""
     source = Source([CONTENT])
     with answering(source.answer) as url:
