@@ -13,6 +13,7 @@ import { LossPanel, NormPanel, RatePanel, SpeedPanel } from "./panels/charts";
 import { CheckpointsPanel } from "./panels/checkpoints";
 import { ComparePanel } from "./panels/compare";
 import { Declared } from "./panels/declared";
+import { EvolutionPanel } from "./panels/evolution";
 import { EventsPanel } from "./panels/events";
 import { AlertsPanel, EvalsPanel } from "./panels/lists";
 import { MemoryPanel } from "./panels/machine";
@@ -35,6 +36,7 @@ const PANELS: [id: string, panel: () => ComponentChildren][] = [
   ["speed", () => <SpeedPanel key="speed" />],
   ["metrics", () => <MetricsPanel key="metrics" />],
   ["samples", () => <SamplesPanel key="samples" />],
+  ["evolution", () => <EvolutionPanel key="evolution" />],
   ["accuracy", () => <AccuracyPanel key="accuracy" />],
   ["checkpoints", () => <CheckpointsPanel key="checkpoints" />],
   ["memory", () => <MemoryPanel key="memory" />],

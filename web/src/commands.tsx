@@ -2,13 +2,40 @@
 
 import type { ComponentChildren } from "preact";
 import { useEffect, useRef, useState } from "preact/hooks";
+import { duration } from "./format";
+import { now, useList } from "./model";
 import { ApiError, post } from "./net";
+import { useValue } from "./observable";
+import { Pill, TONES } from "./panel";
 import type { Order } from "./types";
 
 // What has its result stays in sight for so long, in ms.
 export const LONG_AGO = 60_000;
 
 export const pending = (order: Order): boolean => order.state === "sent" || order.state === "accepted";
+
+const WORDS = { sent: "on its way", accepted: "accepted", done: "done", refused: "refused" };
+const MOST_SHOWN = 6;
+
+const plainly = (order: Order) => [order.verb, Object.entries(order.arguments).map(([name, value]) => `${name} ${value}`).join(", ")] as const;
+
+// Commands to the run that are not finished, and those that ended in the last minute: the ones that `mine` names. `say` puts one into words.
+export function Orders({ id, label, mine, say = plainly }: { id: string; label: string; mine: (order: Order) => boolean; say?: (order: Order) => readonly [string, string] }) {
+  const orders = useList<Order>("commands").data?.entries ?? [];
+  const at = useValue(now);
+  const shown = orders.filter((order) => !order.plugin && mine(order) && (pending(order) || at - (order.answered ?? 0) / 1e6 < LONG_AGO)).slice(0, MOST_SHOWN);
+  if (!shown.length) return null;
+  return (
+    <ul class="orders" id={id} aria-live="polite" aria-label={label}>
+      {shown.map((order) => (
+        <li key={order.command} class={order.state}>
+          <b>{say(order)[0]}</b> {say(order)[1]} <Pill text={WORDS[order.state]} tone={TONES[order.state]} />
+          <span class="meta">{[order.reason, order.requested_by, pending(order) ? `for ${duration((at - order.time / 1e6) / 1000)}` : ""].filter(Boolean).join(" · ")}</span>
+        </li>
+      ))}
+    </ul>
+  );
+}
 
 interface Asked {
   verb: string;

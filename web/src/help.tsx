@@ -1,6 +1,7 @@
 // The keys of the page, in one table that also makes the help sheet.
 
 import { useEffect, useRef } from "preact/hooks";
+import { resetLayout } from "./layout";
 import { go, logarithmic, smoothing, state, toggleCompared, zoom } from "./model";
 import { nextTheme } from "./theme";
 
@@ -60,9 +61,20 @@ export function Help({ close }: { close: () => void }) {
           <kbd>←</kbd> <kbd>→</kbd>
         </dt>
         <dd>move the crosshair of a chart; Page Up and Down by 20, Home and End to the ends</dd>
+        <dt>
+          <kbd>Alt</kbd> <kbd>↑</kbd> <kbd>↓</kbd>
+        </dt>
+        <dd>on the title of a panel: move it</dd>
+        <dt>
+          <kbd>Alt</kbd> <kbd>←</kbd> <kbd>→</kbd>
+        </dt>
+        <dd>on the title of a panel: narrower, wider</dd>
       </dl>
-      <p class="meta">Drag in a chart to zoom, double-click for the whole run. Click a panel's title to fold it; drag its handle, or press Alt with ↑ or ↓ on the title, to move it.</p>
+      <p class="meta">Drag in a chart to zoom, double-click for the whole run. Click a panel's title to fold it; drag its handle to move it, press ⇔ for another width. The server keeps your layout.</p>
       <div class="buttons">
+        <button id="reset-layout" type="button" class="quiet" onClick={resetLayout}>
+          Reset the layout
+        </button>
         <button type="button" class="primary" onClick={() => dialog.current?.close()}>
           Close
         </button>

@@ -18,6 +18,8 @@ export interface View {
   run: string;
   compare: string[];
   page: "" | "api";
+  // The example whose answers are followed.
+  example: string;
   from: number | null;
   to: number | null;
 }
@@ -44,6 +46,7 @@ function readAddress(): View {
     run: found.get("run") ?? "",
     compare: found.getAll("compare"),
     page: found.get("page") === "api" ? "api" : "",
+    example: found.get("example") ?? "",
     from: step("from"),
     to: step("to"),
   };
@@ -51,11 +54,15 @@ function readAddress(): View {
 
 export function go(change: Partial<View>): void {
   const next = { ...view.value, ...change };
-  if (change.run !== undefined && change.run !== view.value.run && change.from === undefined) [next.from, next.to] = [null, null];
+  if (change.run !== undefined && change.run !== view.value.run) {
+    if (change.from === undefined) [next.from, next.to] = [null, null];
+    if (change.example === undefined) next.example = "";
+  }
   const query = new URLSearchParams();
   if (next.run) query.set("run", next.run);
   for (const run of next.compare) query.append("compare", run);
   if (next.page) query.set("page", next.page);
+  if (next.example) query.set("example", next.example);
   if (next.from !== null && next.to !== null) {
     query.set("from", String(next.from));
     query.set("to", String(next.to));

@@ -57,3 +57,13 @@ export class Setting<T> extends Observable<T> {
     this.watch(() => localStorage.setItem(this.key, JSON.stringify(this.value)));
   }
 }
+
+// A text that is typed settles before the server is asked.
+export function useSettled(text: string): string {
+  const [settled, setSettled] = useState(text);
+  useEffect(() => {
+    const timer = setTimeout(() => setSettled(text), 250);
+    return () => clearTimeout(timer);
+  }, [text]);
+  return settled;
+}

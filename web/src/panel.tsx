@@ -8,6 +8,15 @@ import { Setting, useValue } from "./observable";
 
 export const folded = new Setting<string[]>("trainbus-folded", []);
 export const order = new Setting<string[]>("trainbus-order", []);
+// How many of the three columns a panel takes, where the visitor has chosen.
+export const widths = new Setting<Record<string, number>>("trainbus-widths", {});
+
+// The columns that a panel takes by itself, by its class.
+const COLUMNS: Record<string, number> = { full: 3, loss: 2, wide: 2, half: 2 };
+const MOST = 3;
+
+// How often each panel was drawn: what a page costs follows from it.
+export const drawings = new Map<string, number>();
 
 interface Frame {
   id: string;
@@ -23,11 +32,15 @@ interface Frame {
 export function Panel({ id, title, span, count, tools, stale, children }: Frame) {
   const shut = useValue(folded).includes(id);
   const box = useRef<HTMLElement>(null);
+  drawings.set(id, (drawings.get(id) ?? 0) + 1);
+  const chosen = useValue(widths, (value) => value[id] ?? 0);
+  const columns = chosen || (COLUMNS[span] ?? 1);
+  const widen = (by: number) => (widths.value = { ...widths.value, [id]: Math.min(MOST, Math.max(1, columns + by)) });
   const fold = () => (folded.value = shut ? folded.value.filter((other) => other !== id) : [...folded.value, id]);
   return (
     <section
       ref={box}
-      class={`card ${span} ${shut ? "folded" : ""}`}
+      class={`card ${span} ${chosen ? `columns-${columns}` : ""} ${shut ? "folded" : ""}`}
       id={`panel-${id}`}
       aria-labelledby={`title-${id}`}
       onDragOver={(event) => event.dataTransfer?.types.includes("text/trainbus-panel") && event.preventDefault()}
@@ -41,7 +54,7 @@ export function Panel({ id, title, span, count, tools, stale, children }: Frame)
           ⠿
         </span>
         <h2 id={`title-${id}`}>
-          <button type="button" class="fold" aria-expanded={!shut} title="Fold; Alt with ↑ or ↓ moves the panel" onClick={fold} onKeyDown={(event) => shift(event, id)}>
+          <button type="button" class="fold" aria-expanded={!shut} title="Fold; Alt with ↑ or ↓ moves the panel, with ← or → makes it narrower or wider" onClick={fold} onKeyDown={(event) => arrange(event, id, widen)}>
             <span aria-hidden="true">{shut ? "▸" : "▾"}</span> {title}
           </button>
         </h2>
@@ -53,6 +66,15 @@ export function Panel({ id, title, span, count, tools, stale, children }: Frame)
         ) : null}
         <div class="spacer" />
         {shut ? null : tools}
+        <button
+          type="button"
+          class="plain width"
+          title={`${columns} of ${MOST} columns wide; press for ${(columns % MOST) + 1}`}
+          aria-label={`${title}: ${columns} of ${MOST} columns wide. Change`}
+          onClick={() => widen(columns === MOST ? 1 - MOST : 1)}
+        >
+          ⇔
+        </button>
       </div>
       {shut ? null : (
         <Boundary name={title}>
@@ -89,13 +111,14 @@ function place(moved: string, target: string): void {
   order.value = rest;
 }
 
-// The keyboard's way to move a panel: by one place.
-function shift(event: KeyboardEvent, id: string): void {
-  const by = event.altKey ? ({ ArrowUp: -1, ArrowDown: 1 } as Record<string, number>)[event.key] : undefined;
-  const target = by === undefined ? undefined : shown[shown.indexOf(id) + by];
-  if (target === undefined) return;
+// The keyboard's way to move a panel by one place, and to make it narrower or wider by one column.
+function arrange(event: KeyboardEvent, id: string, widen: (by: number) => void): void {
+  const by = event.altKey ? ({ ArrowUp: -1, ArrowDown: 1, ArrowLeft: -1, ArrowRight: 1 } as Record<string, number>)[event.key] : undefined;
+  if (by === undefined) return;
   event.preventDefault();
-  place(id, target);
+  if (event.key === "ArrowLeft" || event.key === "ArrowRight") return widen(by);
+  const target = shown[shown.indexOf(id) + by];
+  if (target !== undefined) place(id, target);
 }
 
 class Boundary extends Component<{ name: string; children: ComponentChildren }, { error: Error | null }> {

@@ -35,13 +35,14 @@ def visit(browser, page):
         page = context.new_page()
         page.on("pageerror", lambda error: wrong.append(f"error: {error}"))
         page.on("request", lambda request: None if urlsplit(request.url).netloc in allowed else wrong.append(f"asked {request.url}"))
-        # A browser itself writes a line for each request that finds no server; that is what the test is about.
+        # A browser itself writes a line for each request that finds no server or is refused by it; that is what the test is about.
         lost = (
             "ERR_CONNECTION_REFUSED",
             "ERR_INCOMPLETE_CHUNKED_ENCODING",
             "ERR_CONNECTION_RESET",
             "ERR_EMPTY_RESPONSE",
             "ERR_SOCKET_NOT_CONNECTED",
+            "status of 507",
         )
         page.on(
             "console",

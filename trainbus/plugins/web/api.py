@@ -9,17 +9,22 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
+from trainbus.errors import TrainbusError
 from trainbus.hookspecs import Context
 from trainbus.plugins.web import prometheus, security
 from trainbus.plugins.web.answering import Fields, answer, body, number, problem, unknown_run
 from trainbus.plugins.web.answers import confidence
 from trainbus.plugins.web.config import WebConfig
 from trainbus.plugins.web.dropping import Dropping
+from trainbus.plugins.web.encoding import event_json
 from trainbus.plugins.web.exporting import as_csv, exported
 from trainbus.plugins.web.intake import Intake
+from trainbus.plugins.web.layouts import Layouts
 from trainbus.plugins.web.machine_api import gpu_stats, memory_stats
 from trainbus.plugins.web.routes import described
 from trainbus.plugins.web.run_view import RunView, shown
+from trainbus.plugins.web.searching import Query, Searcher, words_of
+from trainbus.plugins.web.steering import RefusedRequest
 from trainbus.plugins.web.stream import EventStream
 
 MAX_STREAMS = 100
@@ -47,6 +52,8 @@ class Api:
         self.intake = intake
         self.context = context
         self.streams: set[asyncio.Task[object]] = set()
+        self._searcher = Searcher(context)
+        self._layouts = Layouts(context.directory)
         self._openapi = msgspec.json.encode(described())
 
     # --- the server itself ---------------------------------------------------------------------------
@@ -170,6 +177,45 @@ class Api:
             return await stream.run()
         finally:
             self.streams.discard(task)
+
+    async def history(self, request: web.Request) -> web.Response:
+        """Events of the journal, searched."""
+        before = number(request, "before")
+        query = Query(
+            words=words_of(request.query.get("search", "")),
+            kinds=tuple(request.query.getall("kind", [])),
+            runs=tuple(request.query.getall("run", [])),
+            before=max(0, self.intake.feed.position + 1 if before is None else before),
+            limit=max(1, _limit(request)),
+        )
+        try:
+            found = await self._searcher.search(query)
+        except TrainbusError as error:
+            return problem(503, error.problem)
+        # Each encoded as in the stream: one huge event must not make the answer huge.
+        listed = b",".join(event_json(event) for event in found.events)
+        rest = msgspec.json.encode({"next": found.next, "looked": found.looked, "reached": found.reached})
+        return body(request, b'{"events":[%s],%s' % (listed, rest[1:]), "application/json")
+
+    # --- the visitor himself -------------------------------------------------------------------------
+
+    async def layout(self, request: web.Request) -> web.Response:
+        """How he has arranged the page."""
+        kept = self._layouts.of(security.holder(self._config, request.headers, request.cookies))
+        return body(request, msgspec.json.encode(kept), "application/json")
+
+    async def keep_layout(self, request: web.Request) -> web.Response:
+        """A viewer may, too: it changes nothing but his own page."""
+        if refusal := security.refuse_foreign(request.headers):
+            return problem(refusal.status, refusal.problem)
+        holder = security.holder(self._config, request.headers, request.cookies)
+        sent = await request.read()
+        try:
+            # A flush may take as long as the disk likes.
+            kept = await asyncio.to_thread(self._layouts.keep, holder, sent)
+        except RefusedRequest as refused:
+            return problem(refused.status, str(refused))
+        return body(request, msgspec.json.encode(kept), "application/json", status=202)
 
     # --- for scripts ---------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ import msgspec
 from trainbus.plugins.web.answers import Accuracy
 from trainbus.plugins.web.checkpoint_board import CheckpointsStats
 from trainbus.plugins.web.dropping import Dropped
+from trainbus.plugins.web.layouts import Layout
 from trainbus.plugins.web.machine_api import GpusStats, MemoryStats
 from trainbus.plugins.web.plugin_control import Look
 from trainbus.plugins.web.steering import Steer
@@ -130,6 +131,21 @@ ROUTES = (
         (("after", "Offset; left out: from now on. The header Last-Event-ID wins."),),
         "text/event-stream",
     ),
+    Route(
+        "/api/history",
+        "history",
+        "Events of the journal, the newest first: `events`; `next` is the `before` of those behind them, null when there are none.",
+        (
+            ("search", "Only events that contain each of these words, in any case."),
+            ("kind", "Only events of this kind; may be given several times."),
+            ("run", "Only events of this run; may be given several times."),
+            ("before", "Only events before this offset; left out: from the newest on."),
+            LIMIT,
+        ),
+        schema=dict[str, Any],
+    ),
+    Route("/api/layout", "layout", "How the visitor has arranged the page; null when he has not.", schema=Layout | None),
+    Route("/api/layout", "keep_layout", "Keep how the visitor has arranged the page.", schema=Layout, method="POST", body=Layout),
     Route("/api/memory_stats", "memory_stats", "Memory of a machine.", (("host", "Left out: the newest reading."),), schema=MemoryStats),
     Route("/api/gpu_stats", "gpu_stats", "GPUs of all machines; null when no machine has any.", schema=GpusStats),
     Route("/api/config", "config", "Configuration of a run.", (RUN_QUERY,), schema=dict[str, Any]),

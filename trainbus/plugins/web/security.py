@@ -84,13 +84,21 @@ def refuse_change(held: Role, headers: Mapping[str, str], content_type: str = "a
 
     A form of another site can send neither JSON nor plain bytes without asking first, which is never granted.
     """
-    if refusal := refuse_viewer(held):
-        return refusal
+    return refuse_viewer(held) or refuse_foreign(headers, content_type)
+
+
+def refuse_foreign(headers: Mapping[str, str], content_type: str = "application/json") -> Refusal | None:
+    """Why a request that writes is not from the page itself or a script; None when it may be."""
     if headers.get("Content-Type", "").partition(";")[0].strip().lower() != content_type:
         return Refusal(415, f"Send it with the header Content-Type: {content_type}.")
     if headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin"):
         return Refusal(403, "Requests from other sites are refused.")
     return None
+
+
+def holder(config: WebConfig, headers: Mapping[str, str], cookies: Mapping[str, str]) -> str:
+    """The token by which somebody asks who was not refused; empty where he needed none."""
+    return next((offered for offered in _offered(headers, cookies) if known(config, offered)), "")
 
 
 def known(config: WebConfig, offered: str) -> bool:

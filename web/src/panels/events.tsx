@@ -1,64 +1,116 @@
-// The live tail of all events, searchable, and held still on demand.
+// The live tail of all events: searched through the whole journal, held still on demand, paged back.
 
-import { useState } from "preact/hooks";
-import { tail } from "../model";
-import { clock } from "../format";
-import { useValue } from "../observable";
+import { useEffect, useMemo, useState } from "preact/hooks";
+import { tail, useRun } from "../model";
+import { clock, number } from "../format";
+import { useSettled } from "../observable";
 import { Nothing, Panel } from "../panel";
+import { Looking, gist } from "../tail";
 import { useQueued } from "./queue";
-import type { BusEvent } from "../types";
 
-const SHOWN = 200;
-const PLAIN = new Set(["kind", "run", "source", "seq", "time", "offset", "not_finite"]);
+const KINDS = [
+  "alert", "checkpoint", "command", "command_result", "eval", "gap", "job", "metric", "phase", "plugin", "retention", "run_ended", "run_started", "sample", "step", "system",
+];
 
-// The fields that say something, in one line.
-function gist(event: BusEvent): string {
-  const parts = Object.entries(event).flatMap(([name, value]) => {
-    if (PLAIN.has(name) || value === null || value === "" || (typeof value === "object" && !Object.keys(value as object).length)) return [];
-    if (name === "metrics") return Object.entries(value as Record<string, unknown>).map(([metric, found]) => `${metric} ${typeof found === "number" ? Number(found.toPrecision(4)) : found}`);
-    return [`${name} ${typeof value === "object" ? JSON.stringify(value) : value}`];
-  });
-  return parts.join("  ").slice(0, 400);
+function useLooking(text: string, kind: string, run: string): [looking: Looking, again: () => void] {
+  const [times, setTimes] = useState(0);
+  const [, redraw] = useState(0);
+  const looking = useMemo(() => new Looking({ text, kind, run }, () => redraw((count) => count + 1)), [text, kind, run, times]);
+  useEffect(() => {
+    const take = () => looking.take(tail.value);
+    take();
+    // Where few of the events at hand match, the journal has more.
+    if (looking.narrowed) looking.back(false);
+    const stop = tail.watch(take);
+    return () => {
+      stop();
+      looking.end();
+    };
+  }, [looking]);
+  return [looking, () => setTimes((count) => count + 1)];
 }
 
-const matches = (event: BusEvent, wanted: string) => `${event.kind} ${event.run} ${event.source} ${gist(event)}`.toLowerCase().includes(wanted);
+function End({ looking }: { looking: Looking }) {
+  if (looking.problem) {
+    return (
+      <p class="end" role="alert">
+        <span class="bad">{looking.problem}</span>{" "}
+        <button type="button" class="quiet small" onClick={() => looking.back(true)}>
+          Try again
+        </button>
+      </p>
+    );
+  }
+  return (
+    <p class="end">
+      {looking.busy ? (
+        <span role="status">Searching the journal …</span>
+      ) : looking.next === null ? (
+        <span class="meta">{looking.looked ? "That is all." : ""}</span>
+      ) : (
+        <button id="events-older" type="button" class="quiet small" onClick={() => looking.back(true)}>
+          {looking.narrowed ? "Search further back" : "Older events"}
+        </button>
+      )}
+      {looking.narrowed && looking.looked ? <span class="meta"> {number(looking.looked)} events of the journal searched</span> : null}
+    </p>
+  );
+}
 
 export function EventsPanel() {
-  const live = useValue(tail);
   const queued = useQueued();
+  const shown = useRun()?.run ?? "";
   const [filter, setFilter] = useState("");
-  const [held, setHeld] = useState<readonly BusEvent[] | null>(null);
-  const events = held ?? live;
-  const wanted = filter.toLowerCase().trim();
-  const found = (wanted ? events.filter((event) => matches(event, wanted)) : events).slice(-SHOWN).reverse();
+  const [kind, setKind] = useState("");
+  const [only, setOnly] = useState(false);
+  const [looking, again] = useLooking(useSettled(filter.trim()), kind, only ? shown : "");
+  const { events, live } = looking;
   return (
     <Panel
       id="events"
       title="Events"
       span={queued ? "full" : "wide"}
-      count={held ? "held" : ""}
+      count={live ? "" : "held"}
       tools={
         <>
           <label class="control">
-            <span class="hidden">Filter events</span>
-            <input id="events-filter" type="search" placeholder="Filter" value={filter} onInput={(event) => setFilter(event.currentTarget.value)} />
+            <span class="hidden">Kind of events</span>
+            <select id="events-kind" value={kind} onChange={(event) => setKind(event.currentTarget.value)}>
+              <option value="">every kind</option>
+              {KINDS.map((name) => (
+                <option key={name} value={name}>
+                  {name.replaceAll("_", " ")}
+                </option>
+              ))}
+            </select>
           </label>
-          <button type="button" class="quiet small" aria-pressed={held !== null} onClick={() => setHeld(held ? null : live)}>
-            {held ? "Go on" : "Hold"}
+          <label class="control">
+            <input id="events-run" type="checkbox" checked={only} onChange={(event) => setOnly(event.currentTarget.checked)} /> This run
+          </label>
+          <label class="control">
+            <span class="hidden">Search all events</span>
+            <input id="events-filter" type="search" placeholder="Search all events" value={filter} onInput={(event) => setFilter(event.currentTarget.value)} />
+          </label>
+          <button id="events-hold" type="button" class="quiet small" aria-pressed={!live} onClick={() => (live ? looking.hold() : again())}>
+            {live ? "Hold" : "Go on"}
           </button>
         </>
       }
     >
       <div id="events" class="scroll mono" role="log" aria-live="off" tabIndex={0} aria-label="Latest events">
-        {found.length ? (
-          found.map((event) => (
-            <div class="event" key={event.offset} title={`offset ${event.offset} · ${event.source}`}>
-              <span class="when">{clock(event.time)}</span> <b>{event.kind}</b> <span class="meta">{event.run}</span> {gist(event)}
-            </div>
-          ))
-        ) : (
-          <Nothing>{wanted ? "No event matches." : "No event yet."}</Nothing>
+        {events.length ? (
+          events
+            .slice()
+            .reverse()
+            .map((event) => (
+              <div class="event" key={event.offset} title={`offset ${event.offset} · ${event.source}`}>
+                <span class="when">{clock(event.time)}</span> <b>{event.kind}</b> <span class="meta">{event.run}</span> {gist(event)}
+              </div>
+            ))
+        ) : looking.busy ? null : (
+          <Nothing>{looking.narrowed ? "No event matches." : "No event yet."}</Nothing>
         )}
+        <End looking={looking} />
       </div>
     </Panel>
   );

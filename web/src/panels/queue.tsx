@@ -1,11 +1,13 @@
 // The data files of the run, when they will be done, and a way to add some.
 
 import { useState } from "preact/hooks";
+import { Orders } from "../commands";
 import { add, uploads, type Upload } from "../drop";
 import { now, state, useList, useRun } from "../model";
 import { bytes, clock, duration, number, percent } from "../format";
 import { useValue } from "../observable";
 import { Nothing, Panel, Pill, TONES, Table, staleOf } from "../panel";
+import { HoldButton, JobButtons, Question, nameOf, ofQueue, say, useQueueOrders } from "./queue_orders";
 import type { Forecast, Job } from "../types";
 
 // Whether there is anything to show: files, or a way to add some.
@@ -91,36 +93,54 @@ export function QueuePanel() {
   const run = useRun();
   const resource = useList<Job>("jobs");
   const shown = useQueued();
+  const sending = useQueueOrders();
   const entries = resource.data?.entries ?? [];
   const counts = new Map<string, number>();
   for (const job of entries) counts.set(job.state, (counts.get(job.state) ?? 0) + 1);
   if (!shown) return null;
   return (
-    <Panel id="queue" title="Queue" span="wide" count={[...counts].map(([name, count]) => `${count} ${name}`).join(", ")} stale={staleOf(resource)}>
+    <Panel id="queue" title="Queue" span="wide" count={[...counts].map(([name, count]) => `${count} ${name}`).join(", ")} stale={staleOf(resource)}
+      tools={
+        entries.length ? (
+          <>
+            {sending.held ? <Pill text="held" tone="warning" /> : null}
+            {sending.may ? <HoldButton sending={sending} /> : null}
+          </>
+        ) : null
+      }
+    >
       <div id="queue">
         {run?.queue ? <Finish forecast={run.queue} /> : null}
         {entries.length ? (
           <Table
             label="Queue"
-            columns={[["File", "grow"], ["State"], ["Priority"], ["Size", "num"], ["Examples", "num"], ["Done", "num"], ["Why"]]}
+            columns={[["File", "grow"], ["State"], ["Priority"], ["Size", "num"], ["Examples", "num"], ["Done", "num"], ["Why"], ...(sending.may ? [["Actions"] as [string]] : [])]}
             rows={entries.map((job) => ({
               key: job.id || job.file,
               faint: job.state === "completed" || job.state === "skipped",
               cells: [
-                <span title={job.file}>{job.file.split("/").at(-1)}</span>,
+                <span title={job.file}>{nameOf(job)}</span>,
                 <Pill text={job.state} tone={TONES[job.state]} />,
                 job.priority,
                 bytes(job.bytes),
                 number(job.examples),
                 job.done ? <span title="at the pace of the last finished files">≈ {clock(job.done)}</span> : job.state === "completed" ? clock(job.time) : "–",
                 job.reason || "–",
+                ...(sending.may ? [<JobButtons job={job} sending={sending} />] : []),
               ],
             }))}
           />
         ) : (
           <Nothing>No file waits.</Nothing>
         )}
+        {sending.problem ? (
+          <p class="bad" role="alert">
+            {sending.problem}
+          </p>
+        ) : null}
+        <Orders id="queue-orders" label="What was asked of the queue" mine={ofQueue} say={(order) => say(order, entries)} />
         <Adding />
+        <Question sending={sending} />
       </div>
     </Panel>
   );

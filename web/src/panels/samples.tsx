@@ -1,9 +1,10 @@
 // What the model answers: searched, filtered, flagged, and one example over the checkpoints.
 
-import { useEffect, useState } from "preact/hooks";
+import { useState } from "preact/hooks";
 import { Chart } from "../chart";
-import { book, useList, useResource, useRun } from "../model";
+import { book, go, useList, useResource, useRun } from "../model";
 import { number, percent } from "../format";
+import { useSettled } from "../observable";
 import { Panel, Waiting, staleOf } from "../panel";
 import { useSeries } from "../series";
 import type { Sample } from "../types";
@@ -11,33 +12,35 @@ import { curveOf } from "./charts";
 
 const REASONS: Record<string, string> = { wrong: "wrong", confidently_wrong: "wrong though confident", regressed: "was right before", unsure: "unsure" };
 
-const confidence = (sample: Sample): number | null => sample.confidence ?? (sample.loss === null ? null : Math.exp(-sample.loss));
+export const confidence = (sample: Sample): number | null => sample.confidence ?? (sample.loss === null ? null : Math.exp(-sample.loss));
 
-// A text that is typed settles before the server is asked.
-function useSettled(text: string): string {
-  const [settled, setSettled] = useState(text);
-  useEffect(() => {
-    const timer = setTimeout(() => setSettled(text), 250);
-    return () => clearTimeout(timer);
-  }, [text]);
-  return settled;
-}
-
-function verdict(sample: Sample): [symbol: string, name: string, text: string] {
+export function verdict(sample: Sample): [symbol: string, name: string, text: string] {
   if (sample.correct === null) return ["·", "", "not scored"];
   return sample.correct ? ["✓", "right", "correct"] : ["✗", "wrong", "wrong"];
 }
+
+// The last answers to the same example, and the way to all of them.
+const LATEST = 3;
 
 function Evolution({ example }: { example: string }) {
   const run = useRun();
   const resource = useResource<{ answers: Sample[] }>("/api/evolution", [["run", run?.run ?? ""], ["example", example]], run?.versions.samples ?? 0);
   const answers = resource.data?.answers ?? [];
   if (answers.length < 2) return null;
+  const follow = () => {
+    go({ example });
+    requestAnimationFrame(() => requestAnimationFrame(() => document.getElementById("panel-evolution")?.scrollIntoView({ block: "nearest" })));
+  };
   return (
     <div class="evolution">
-      <p class="meta">The same example over time</p>
+      <p class="meta">
+        The same example over time{" "}
+        <button type="button" class="quiet small" onClick={follow}>
+          All {answers.length} answers
+        </button>
+      </p>
       <ol>
-        {answers.map((answer) => {
+        {answers.slice(-LATEST).map((answer) => {
           const [symbol, name, text] = verdict(answer);
           return (
             <li key={answer.offset} class={name}>

@@ -1,13 +1,14 @@
 // Where the run stands: figures, progress, time left, and for an operator what it can be asked for.
 
 import { useState } from "preact/hooks";
-import { CommandDialog, LONG_AGO, command, pending } from "../commands";
-import { now, state, useList, useRun } from "../model";
+import { CommandDialog, Orders, command } from "../commands";
+import { now, state, useRun } from "../model";
 import { clock, duration, number } from "../format";
 import { useValue } from "../observable";
 import { Pill, TONES } from "../panel";
 import { chosen, NAMES } from "./charts";
-import type { Order, RunDetail } from "../types";
+import { ofQueue } from "./queue_orders";
+import type { RunDetail } from "../types";
 
 interface Action {
   verb: string;
@@ -115,28 +116,6 @@ function Steering({ run }: { run: RunDetail }) {
   );
 }
 
-const WORDS = { sent: "on its way", accepted: "accepted", done: "done", refused: "refused" };
-
-// Commands to the run that are not finished, and those that ended in the last minute. What plugins are asked stands in their own panels.
-function Orders() {
-  const orders = useList<Order>("commands").data?.entries ?? [];
-  const at = useValue(now);
-  const shown = orders.filter((order) => !order.plugin && (pending(order) || at - (order.answered ?? 0) / 1e6 < LONG_AGO)).slice(0, 6);
-  if (!shown.length) return null;
-  return (
-    <ul class="orders" id="orders" aria-live="polite" aria-label="Commands">
-      {shown.map((order) => (
-        <li key={order.command} class={order.state}>
-          <b>{order.verb}</b> {Object.entries(order.arguments).map(([name, value]) => `${name} ${value}`).join(", ")} <Pill text={WORDS[order.state]} tone={TONES[order.state]} />
-          <span class="meta">
-            {[order.reason, order.requested_by, pending(order) ? `for ${duration((at - order.time / 1e6) / 1000)}` : ""].filter(Boolean).join(" · ")}
-          </span>
-        </li>
-      ))}
-    </ul>
-  );
-}
-
 export function StatusPanel() {
   const run = useRun();
   const role = useValue(state, (value) => value?.role);
@@ -157,7 +136,7 @@ export function StatusPanel() {
         <span id="eta">{[running, left(run)].filter(Boolean).join(" · ")}</span>
       </div>
       {role === "operator" && !["completed", "stopped", "failed"].includes(run.state) ? <Steering run={run} /> : null}
-      <Orders />
+      <Orders id="orders" label="Commands" mine={(order) => !ofQueue(order)} />
     </section>
   );
 }
