@@ -51,7 +51,8 @@ def test_lightning_publishes_every_raw_loss(execute, published, tmp_path, packag
 
 def test_accelerate_s_trackers_get_one_more(execute, published, tmp_path):
     """Beside the one that the script has chosen, which goes on as ever."""
-    result = execute(sys.executable, str(SCRIPTS / "accelerate_loop.py"), options=("--run", "r"), env=OFFLINE, timeout=LONG)
+    line = ("accelerate", "launch", "--cpu", "--num_processes", "1", str(SCRIPTS / "accelerate_loop.py"))
+    result = execute(*line, options=("--run", "r"), env=OFFLINE, timeout=LONG)
     assert result.returncode == 0, result.stderr
     steps = published("step")
     assert [step.step for step in steps] == [1, 2, 3, 4, 5]
