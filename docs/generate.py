@@ -28,9 +28,9 @@ from trainbus.bus.credentials import ROLES
 from trainbus.cli.app import cli
 from trainbus.cli.lazy import GROUPS, LAZY
 from trainbus.plugins.anomaly.catalogue import ALL_RULES, RulesConfig
+from trainbus.plugins.follow.config import FileConfig, FollowConfig
 from trainbus.plugins.sinks import config as sinks
 from trainbus.plugins.status_file.config import StatusFileConfig
-from trainbus.plugins.watch.config import FileConfig, WatchConfig
 from trainbus.testing.recordings import RECORDED, recorded
 from trainbus.trainer_node.config import TrainerConfig
 
@@ -48,8 +48,8 @@ DESCRIBED: dict[str, type[msgspec.Struct]] = {
     "prometheus": sinks.PrometheusConfig,
     "opentelemetry": sinks.OpenTelemetryConfig,
     "status_file": StatusFileConfig,
-    "watch": WatchConfig,
-    "watch_files": FileConfig,
+    "follow": FollowConfig,
+    "follow_files": FileConfig,
 }
 """Sections of plugins whose Structs describe their fields: for each a block ``NAME_settings``."""
 

@@ -56,7 +56,9 @@ def test_new_examples_are_in_the_inbox_each_with_where_it_comes_from(writer, cli
     inbox = tmp_path / "inbox"
     (inbox / "completed").mkdir(parents=True)
     (inbox / "completed/old.jsonl").write_text('{"question": "In  the INBOX", "answer": "y"}\n')
-    code, told = cli(seeds, "--server", writer.url, "--inbox", inbox, "-n", 6, "--each", 2, "--shown", 2, "--seed", 1, "--json")
+    code, told = cli(
+        seeds, "--server", writer.url, "--inbox", inbox, "--model", "echo", "-n", 6, "--each", 2, "--shown", 2, "--seed", 1, "--json"
+    )
     assert (code, told["accepted"], told["model"], told["server"]) == (0, 6, "echo", f"{writer.url}/v1")
     assert told["prompts"] == 3
     assert told["repeated"] == {"another new one": 2, "the inbox": 2}  # behind the last that was wanted nothing is compared

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.docs.blocks import BLOCKS, ROOT, Block, blocks_of, running, shortcomings
+from tests.docs.blocks import BLOCKS, ROOT, Block, blocks_of, running, shortcomings, telling
 from tests.docs.stage import Stage
 from trainbus.cli import app
 
@@ -39,12 +39,30 @@ def test_every_block_runs_or_says_why_not():
     assert shortcomings(BLOCKS) == []
 
 
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("trainbus journal trim --to-bytes 1GB --run R", ["journal", "trim", "--to-bytes", "--run"]),
+        ("TRAINBUS_TOKEN=x trainbus tail --follow", ["tail", "--follow"]),
+        ("echo hello | trainbus infer --model=m -n 3", ["infer", "--model"]),
+        ("trainbus exec --run r -- torchrun --nproc-per-node 2 t.py", ["exec", "--run", "torchrun"]),
+        ("curl -s http://127.0.0.1:1/v1/loss -d '{}'", ["/v1/loss"]),
+        ("pip install .", ["pip"]),
+    ],
+)
+def test_what_makes_a_command_that_command_is_looked_for_in_its_test(command, words):
+    """Program, subcommands and long options; not names, numbers and files."""
+    assert telling(command) == words
+
+
 def test_a_block_that_nobody_runs_is_noticed():
     """For each reason there is."""
     page = ROOT / "docs" / "index.md"
     text = (
         "```ruby\nputs 1\n```\n\n```text\n$ trainbus up\n```\n\n```console\nno command\n```\n\n"
-        "<!-- run by tests/nowhere.py -->\n```console\n$ ls\n```\n\n<!-- shown: no -->\n\n```python\n1\n```\n"
+        "<!-- run by tests/nowhere.py -->\n```console\n$ ls\n```\n\n"
+        "<!-- run by tests/docs/stage.py -->\n```console\n$ trainbus journal trim --json\n```\n\n"
+        "<!-- shown: no -->\n\n```python\n1\n```\n"
     )
     found = shortcomings(blocks_of(page, text))
     assert [line.partition(": ")[2][:12] for line in found] == [
@@ -52,6 +70,7 @@ def test_a_block_that_nobody_runs_is_noticed():
         "commands bel",
         "no line begi",
         "there is no ",
+        "tests/docs/s",
         "'no' is no r",
     ]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -51,7 +52,8 @@ def test_lightning_publishes_every_raw_loss(execute, published, tmp_path, packag
 
 def test_accelerate_s_trackers_get_one_more(execute, published, tmp_path):
     """Beside the one that the script has chosen, which goes on as ever."""
-    result = execute(sys.executable, str(SCRIPTS / "accelerate_loop.py"), options=("--run", "r"), env=OFFLINE, timeout=LONG)
+    line = ("accelerate", "launch", "--cpu", "--num_processes", "1", str(SCRIPTS / "accelerate_loop.py"))
+    result = execute(*line, options=("--run", "r"), env=OFFLINE, timeout=LONG)
     assert result.returncode == 0, result.stderr
     steps = published("step")
     assert [step.step for step in steps] == [1, 2, 3, 4, 5]
@@ -83,6 +85,20 @@ def test_trl_s_own_command_is_watched_through_accelerate_launch(execute, publish
     assert [event.name for event in started] == ["trl-sft", "trl-sft"]
     assert started[1].config["trainer"] == "SFTTrainer"
     assert started[0].pid != started[1].pid
+    assert published("run_ended")[0].outcome == "completed"
+
+
+@pytest.mark.parametrize("way", ["rewritten", "derived"])
+def test_a_trainer_that_was_patched_as_unsloth_and_axolotl_do_is_watched(execute, published, tmp_path, way):
+    """Methods made anew from their source, a generated class in Trainer's place, mixins: every step, checkpoint and the end are there."""
+    result = execute(sys.executable, str(SCRIPTS / "patched_trainer.py"), way, options=("--run", "r"), env=OFFLINE, timeout=LONG)
+    assert (result.returncode, result.stdout.splitlines()[-1]) == (0, "trained 6"), result.stderr
+    assert "not watched" not in result.stderr
+    steps = published("step")
+    assert [step.step for step in steps] == [1, 2, 3, 4, 5, 6]
+    assert all(math.isfinite(step.metrics["loss"]) for step in steps)
+    assert [event.step for event in published("checkpoint") if event.state == "complete"] == [3, 6]
+    assert published("run_started")[1].config["trainer"] == {"rewritten": "CompiledTrainer", "derived": "DerivedTrainer"}[way]
     assert published("run_ended")[0].outcome == "completed"
 
 

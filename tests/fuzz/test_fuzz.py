@@ -121,6 +121,7 @@ FOUND = [
     ("lines of output", b" 10%|# | 1/1" + b"0" * 90 + b" [00:01<00:09]\n{'loss': 1.5, 'epoch': 0.5}\n"),
     ("TensorBoard files", b"\x09" + b"\0" * 11 + b"\x09" + b"\0" * 8 + b"\0" * 4),
     ("trainer states that grow", b"[" * DEEP),
+    ("labels of a backtest", b'[{"file": "a", "labels": [{"\\ud800": 1}]}]'),
     ("checkpoints' files", b"[" * DEEP),
     ("heads of weights", b'{"w": {"shape": [4]}}'),
     ("heads of weights", b"[" * DEEP),

@@ -1,6 +1,7 @@
 """Children of a supervisor: started apart, heard, and ended for certain."""
 
 import asyncio
+import json
 import os
 import signal
 import subprocess
@@ -11,8 +12,9 @@ import pytest
 
 from tests.hosting.system import alive
 from tests.support import wait_for
+from trainbus.bus.config import BusConfig
 from trainbus.bus.hosting import process
-from trainbus.bus.hosting.member import Member
+from trainbus.bus.hosting.member import Member, PluginMember
 from trainbus.bus.hosting.output import KeptLog, Output
 from trainbus.bus.hosting.supervision import Policy, Supervision
 
@@ -155,3 +157,14 @@ async def test_a_command_that_does_not_exist_is_tried_again_and_then_parked(tmp_
     await until(lambda: supervision.state == "failed")
     assert "can't be started" in supervision.error
     keeping.cancel()
+
+
+def test_settings_of_a_plugin_are_not_in_its_command_line(tmp_path):
+    """Everybody on a machine can read arguments (`ps`), and settings may hold tokens; an environment is its user's alone."""
+    output = Output("notify", KeptLog(tmp_path / "notify.log", 10_000, 2))
+    member = PluginMember(
+        "notify", output, {"A": "b"}, lambda _: None, root=tmp_path, settings=BusConfig(), options={"url": "https://x/SECRET"}, file=""
+    )
+    assert "SECRET" not in " ".join(member.command())
+    assert json.loads(member.environment()[process.OPTIONS_VARIABLE]) == {"url": "https://x/SECRET"}
+    assert member.environment()["A"] == "b"

@@ -1,4 +1,4 @@
-"""The pages of sinks and watch say what their schemas say; the generated tables are checked with all others."""
+"""The pages of sinks and follow say what their schemas say; the generated tables are checked with all others."""
 
 import re
 import tomllib
@@ -9,9 +9,9 @@ import msgspec
 import pytest
 
 from trainbus.errors import PluginError
+from trainbus.plugins.follow.config import FileConfig, FollowConfig
+from trainbus.plugins.follow.plugin import FollowPlugin
 from trainbus.plugins.sinks import plugin
-from trainbus.plugins.watch.config import FileConfig, WatchConfig
-from trainbus.plugins.watch.plugin import WatchPlugin
 from trainbus.testing.context import PluginHarness
 
 ROOT = Path(__file__).parents[2]
@@ -53,10 +53,10 @@ def test_a_sink_whose_library_is_missing_says_what_to_install(name):
 
 def test_the_example_of_the_watch_page_works(tmp_path):
     """Its patterns too; every key of its tables has a meaning."""
-    page = (ROOT / "docs" / "plugins" / "watch.md").read_text()
+    page = (ROOT / "docs" / "plugins" / "follow.md").read_text()
     content = tomllib.loads(re.search(r"```toml\n(.*?)```", page, re.DOTALL)[1])
-    harness = PluginHarness(WatchPlugin(), config=content["plugin"]["watch"], directory=tmp_path)
+    harness = PluginHarness(FollowPlugin(), config=content["plugin"]["follow"], directory=tmp_path)
     harness.start()
-    for key in (*WatchConfig.__struct_fields__, *FileConfig.__struct_fields__):
+    for key in (*FollowConfig.__struct_fields__, *FileConfig.__struct_fields__):
         (line,) = [line for line in page.splitlines() if line.startswith(f"| `{key}` |")]
         assert re.search(r"[.\w]+ \|$", line), line

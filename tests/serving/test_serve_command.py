@@ -20,7 +20,9 @@ def test_a_checkpoint_is_served_with_its_base_until_the_signal(models, tmp_path)
     """An adapter's folder brings its base along; keys come from files; SIGTERM ends it with 0."""
     key = tmp_path / "key"
     key.write_text("secret\n")
-    with start(str(models / "checkpoint-1"), "--adapter", f"two={models / 'checkpoint-2'}", "--admin-key-file", str(key)) as process:
+    with start(
+        str(models / "checkpoint-1"), "--adapter", f"two={models / 'checkpoint-2'}", "--admin-key-file", str(key), "--allow", str(models)
+    ) as process:
         try:
             told = json.loads(process.stdout.readline())
             assert told["models"] == ["checkpoint-1", "base", "two"]

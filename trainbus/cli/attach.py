@@ -52,10 +52,10 @@ def command(
     loaded = load(config_path, overrides=overrides)
     table = settings_of(found.name, options, loaded)
     arguments = [
-        found.name, "--root", str(root), "--options", msgspec.json.encode(table).decode(),
+        found.name, "--root", str(root),
         "--settings", msgspec.json.encode(loaded.config.bus).decode(), "--file", str(loaded.file or ""),
     ]  # fmt: skip
-    return host.main([*arguments, "--target", found.target] if ":" in plugin else arguments)
+    return host.main([*arguments, "--target", found.target] if ":" in plugin else arguments, table)
 
 
 def settings_of(name: str, options: tuple[str, ...], loaded: Loaded) -> dict[str, Any]:

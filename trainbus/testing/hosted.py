@@ -30,6 +30,7 @@ from trainbus.bus.config import BusConfig
 from trainbus.bus.credentials import VARIABLE
 from trainbus.bus.home import private_directory
 from trainbus.bus.hosting import report
+from trainbus.bus.hosting.process import OPTIONS_VARIABLE
 from trainbus.errors import PluginError
 
 START_SECONDS = 60.0
@@ -123,14 +124,20 @@ class HostedPlugin:
         report_read, report_write = os.pipe()
         command = [
             sys.executable, "-m", "trainbus.bus.hosting.host", plugin, "--root", str(root),
-            "--options", msgspec.json.encode(config).decode(), "--settings", msgspec.json.encode(settings).decode(),
+            "--settings", msgspec.json.encode(settings).decode(),
             "--lifeline", str(life_read), "--report", str(report_write),
         ]  # fmt: skip
         if target:
             command += ["--target", target]
         with self._log.open("ab") as output:
             self.process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, pass_fds=[life_read, report_write], start_new_session=True
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                pass_fds=[life_read, report_write],
+                start_new_session=True,
+                env={**os.environ, OPTIONS_VARIABLE: msgspec.json.encode(config).decode()},
             )
         os.close(life_read)
         os.close(report_write)

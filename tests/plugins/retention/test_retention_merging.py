@@ -50,6 +50,17 @@ def test_a_merged_version_answers_as_the_adapter_did(tmp_path, adapter):
     assert torch.allclose(merged(tokens).logits, model(tokens).logits, atol=1e-4)
 
 
+def test_an_adapter_can_be_saved_as_a_whole_model(tmp_path, adapter):
+    """`trainbus models save --merge`: the same merge, into a folder of one's own."""
+    import torch
+    from transformers import Qwen3ForCausalLM
+
+    path, model = adapter
+    assert run(["models", "save", str(path), str(tmp_path / "whole"), "--merge"]) == 0
+    tokens = torch.arange(8)[None]
+    assert torch.allclose(Qwen3ForCausalLM.from_pretrained(tmp_path / "whole")(tokens).logits, model(tokens).logits, atol=1e-4)
+
+
 def test_a_backup_that_fails_stops_the_merge_before_it_begins(tmp_path, adapter):
     """Nothing is made."""
     path, _ = adapter

@@ -29,7 +29,7 @@ def test_files_become_one_continuous_run_and_a_malformed_one_holds_nobody_up(inb
     (inbox.folder / "bad.jsonl").write_text('{"question": "a", "answer": "b"}\n{"question": \n{"question": \n')
     inbox.start("--until-empty")
     inbox.wait_for("training begins")
-    second = trainbus("train", "--config", str(inbox.config))
+    second = trainbus("train", "--config", str(inbox.config), "--inbox", str(inbox.folder))
     assert (second.returncode, "runs already" in second.stderr, str(inbox.process.pid) in second.stderr) == (4, True, True), second.stderr
     assert inbox.process.wait(LONG) == 0, inbox.log.read_text()
     assert inbox.jobs() == {
@@ -171,7 +171,7 @@ def test_the_queue_is_edited_from_the_command_line_while_no_trainer_runs(inbox, 
         return [job["name"] for job in json.loads(run("list", "--json").stdout)]
 
     assert run("list").returncode == 0
-    assert run("add", *(str(tmp_path / f"{name}.jsonl") for name in "abc"), *config).returncode == 0
+    assert run("add", *(str(tmp_path / f"{name}.jsonl") for name in "abc"), *config, "--priority", "normal").returncode == 0
     assert waiting() == ["a.jsonl", "b.jsonl", "c.jsonl"]
     assert run("set-priority", "c.jsonl", "high").returncode == 0
     assert run("move", "b.jsonl", "a.jsonl").returncode == 0
@@ -180,6 +180,7 @@ def test_the_queue_is_edited_from_the_command_line_while_no_trainer_runs(inbox, 
     assert waiting() == ["c.jsonl", "a.jsonl"]
     assert (inbox.folder / "failed" / "b.jsonl").exists()
     assert (tmp_path / "b.jsonl").exists()
-    assert run("retry", "a.jsonl", *config).returncode == 4
+    assert [job["name"] for job in json.loads(run("list", "--all", "--json").stdout)][:2] == ["c.jsonl", "a.jsonl"]
+    assert run("retry", "a.jsonl", "--inbox", str(inbox.folder)).returncode == 4
     assert run("remove", "nothing").returncode == 4
     assert run("add", str(tmp_path / "missing.jsonl"), *config).returncode == 7

@@ -1,4 +1,4 @@
-"""The process in which one plugin runs: ``python -m trainbus.bus.hosting.host NAME --root DIR --options JSON``.
+"""The process in which one plugin runs: ``python -m trainbus.bus.hosting.host NAME --root DIR``.
 
 Loads and checks the plugin, tells the supervisor in one line what it is (or why it is none), opens its cursor and serves it events
 until it is asked to stop: by SIGTERM, SIGINT, or the end of the lifeline.
@@ -28,6 +28,7 @@ from trainbus.bus.hosting import registry, report
 from trainbus.bus.hosting.inflight import InflightFile
 from trainbus.bus.hosting.lifeline import Lifeline, leave_nothing
 from trainbus.bus.hosting.loading import Loaded, load
+from trainbus.bus.hosting.process import OPTIONS_VARIABLE
 from trainbus.bus.hosting.serving import RETRY_PAUSE, Serving
 from trainbus.bus.hosting.silent import SilentPublisher
 from trainbus.bus.publisher import Publisher
@@ -160,9 +161,15 @@ def one_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}".splitlines()[0][:500]
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one plugin; the exit code."""
+def main(arguments: Sequence[str] | None = None, options: dict[str, Any] | None = None) -> int:
+    """Run one plugin; the exit code.
+
+    Args:
+        arguments: As of a command line.
+        options: The table ``[plugin.NAME]``; by default what `OPTIONS_VARIABLE` holds.
+    """
     chosen = _parser().parse_args(arguments)
+    given = os.environ.pop(OPTIONS_VARIABLE, "{}")  # not for the processes that the plugin starts
     root = private_directory(chosen.root or home())
     attached = chosen.report is None
     logging.basicConfig(
@@ -178,7 +185,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         plugin = registry.development(chosen.target, chosen.name) if chosen.target else registry.find(chosen.name)
         marks = InflightFile(root / "plugins" / plugin.name / "inflight", plugin.name)
-        loaded = load(plugin, msgspec.json.decode(chosen.options, type=dict[str, Any]), file=chosen.file)
+        loaded = load(plugin, msgspec.json.decode(given, type=dict[str, Any]) if options is None else options, file=chosen.file)
         pipe.handshake(report.hello(loaded))
     except TrainbusError as error:
         if error.__cause__ is not None:
@@ -216,7 +223,6 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="trainbus-host", description=__doc__)
     parser.add_argument("name")
     parser.add_argument("--root", type=Path)
-    parser.add_argument("--options", default="{}", help="the table [plugin.NAME] as JSON")
     parser.add_argument("--settings", default="{}", help="the section [bus] as JSON")
     parser.add_argument("--file", default="", help="where the options come from, for messages")
     parser.add_argument("--target", default="", help="module:object of a plugin in development, instead of an entry point")

@@ -18,6 +18,7 @@ from trainbus.bus.events import DECODE_ERRORS
 from trainbus.bus.home import read_connection
 from trainbus.bus.hosting import process, report
 from trainbus.bus.hosting.output import Output
+from trainbus.bus.hosting.process import OPTIONS_VARIABLE
 from trainbus.bus.hosting.supervision import Policy, Supervision
 from trainbus.errors import UnreachableError
 
@@ -102,6 +103,10 @@ class Member:
         """The command line of the next incarnation."""
         raise NotImplementedError
 
+    def environment(self) -> dict[str, str]:
+        """The environment of the next incarnation."""
+        return self._environment
+
     def reported(self, line: bytes) -> None:
         """A line of its report pipe."""
 
@@ -118,7 +123,7 @@ class Member:
         self.output.last.clear()
         try:
             self.child = await process.start(
-                self.command(), output=self.output.feed, report=self._take if self.reports else None, environment=self._environment
+                self.command(), output=self.output.feed, report=self._take if self.reports else None, environment=self.environment()
             )
         except OSError as error:  # no more processes or memory: it may be better in a while
             self.supervision.started(time.monotonic())
@@ -180,8 +185,12 @@ class PluginMember(Member):
         self.progress = report.Progress(state="starting")
         return [
             sys.executable, "-m", "trainbus.bus.hosting.host", self.name, "--root", str(self._root), "--file", self._file,
-            "--options", msgspec.json.encode(self.options).decode(), "--settings", msgspec.json.encode(self._settings).decode(),
+            "--settings", msgspec.json.encode(self._settings).decode(),
         ]  # fmt: skip
+
+    def environment(self) -> dict[str, str]:
+        """With its options, which may hold secrets: arguments can be read by everybody on the machine."""
+        return {**super().environment(), OPTIONS_VARIABLE: msgspec.json.encode(self.options).decode()}
 
     def reported(self, line: bytes) -> None:
         """Handshake, refusal or progress."""

@@ -11,6 +11,9 @@ from collections.abc import Callable, Sequence
 KILL_MARGIN = 2.0
 """Seconds beyond the child's own limit before it is killed: it kills itself first, and says why."""
 
+OPTIONS_VARIABLE = "TRAINBUS_PLUGIN_OPTIONS"
+"""In the environment of a plugin host: its table ``[plugin.NAME]`` as JSON. Arguments would show the secrets in it to every user (`ps`)."""
+
 MAX_REPORT_BYTES = 8 * 1024 * 1024
 """Longest line of a report: a handshake carries the JSON Schema of a plugin's settings."""
 

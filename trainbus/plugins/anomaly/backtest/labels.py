@@ -57,5 +57,5 @@ def _run(run: dict[str, Any], path: Path) -> LabelledRun:
 def _label(one: Any, file: str, path: Path) -> Label:
     try:
         return msgspec.convert(one, Label)
-    except msgspec.ValidationError as error:
+    except (msgspec.ValidationError, UnicodeError) as error:  # halves of characters, escaped
         raise DataError(f"{path}: a label of {file} is wrong: {error}.", hint=_HINT, file=str(path), found=str(one)) from error

@@ -1,4 +1,4 @@
-"""``[plugin.watch]``. The descriptions are the documentation."""
+"""``[plugin.follow]``. The descriptions are the documentation."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from msgspec import Meta, Struct
 
 
 class FileConfig(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
-    """One table ``[[plugin.watch.files]]``."""
+    """One table ``[[plugin.follow.files]]``."""
 
     path: Annotated[
         str,
@@ -33,8 +33,8 @@ class FileConfig(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
     ] = {}
 
 
-class WatchConfig(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
-    """``[plugin.watch]``."""
+class FollowConfig(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """``[plugin.follow]``."""
 
     files: Annotated[tuple[FileConfig, ...], Meta(description="What is watched, see below.")] = ()
     interval: Annotated[float, Meta(ge=0.05, le=3600, description="Seconds between two looks at every file.")] = 1.0

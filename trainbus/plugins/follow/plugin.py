@@ -1,4 +1,4 @@
-"""The hooks of the watch plugin: looks at files by the clock, publishes what is new in them."""
+"""The hooks of the follow plugin: looks at files by the clock, publishes what is new in them."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from msgspec import Struct
 from trainbus.bus import events
 from trainbus.errors import ConfigError, TrainbusError
 from trainbus.hookspecs import Context, hookimpl
-from trainbus.plugins.watch.config import FileConfig, WatchConfig
-from trainbus.plugins.watch.watched import Memory, Watched
+from trainbus.plugins.follow.config import FileConfig, FollowConfig
+from trainbus.plugins.follow.watched import Memory, Watched
 from trainbus.sources.patterns import BUILT_IN, Pattern, chosen, own_pattern
 
 STATE_PREFIX = "run/"
@@ -34,7 +34,7 @@ class WatchStats(Struct, frozen=True, kw_only=True):
     unreadable: int
 
 
-class WatchPlugin:
+class FollowPlugin:
     """Publishes for those that don't. Reading is polling: a look at each file every interval, nothing is held open between."""
 
     def __init__(self) -> None:
@@ -48,8 +48,8 @@ class WatchPlugin:
 
     @hookimpl
     def config_schema(self) -> type[msgspec.Struct]:
-        """``[plugin.watch]``."""
-        return WatchConfig
+        """``[plugin.follow]``."""
+        return FollowConfig
 
     @hookimpl
     def start(self, context: Context) -> None:
@@ -58,13 +58,13 @@ class WatchPlugin:
         Raises:
             ConfigError: Names the table and what is wrong with it.
         """
-        config: WatchConfig = context.config
+        config: FollowConfig = context.config
         if not config.files:
-            hint = 'For example: [[plugin.watch.files]] with path = "~/runs/train.log".'
-            raise ConfigError("plugin.watch has nothing to watch.", hint=hint, key="plugin.watch.files")
+            hint = 'For example: [[plugin.follow.files]] with path = "~/runs/train.log".'
+            raise ConfigError("plugin.follow has nothing to follow.", hint=hint, key="plugin.follow.files")
         runs: set[str] = set()
         for number, one in enumerate(config.files):
-            key = f"plugin.watch.files[{number}]"
+            key = f"plugin.follow.files[{number}]"
             self._patterns.append(_patterns(one, key))
             if one.run and (one.run in runs or glob.has_magic(one.path)):
                 problem = f"{key}.run: {one.run!r} would be the run of several logs."
@@ -160,13 +160,13 @@ class WatchPlugin:
             context.publish(
                 events.Alert(
                     run=watched.run,
-                    id=f"watch_unreadable:{watched.run}",
-                    rule="watch_unreadable",
+                    id=f"follow_unreadable:{watched.run}",
+                    rule="follow_unreadable",
                     category="plugin",
                     severity="warning",
                     state="raised" if problem else "cleared",
                     message=f"{watched.path} can't be read: {problem}" if problem else f"{watched.path} can be read again.",
-                    advice="Is it what plugin.watch.files takes it for, and may this user read it?" if problem else "",
+                    advice="Is it what plugin.follow.files takes it for, and may this user read it?" if problem else "",
                     plugin=context.name,
                 )
             )

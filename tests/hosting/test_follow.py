@@ -18,11 +18,11 @@ def losses(spike_at, until=90):
 
 
 def test_a_spike_in_a_trainer_state_and_nan_in_a_tensorboard_folder_are_alerts(system, tmp_path):
-    """No line of the trainings is changed; the watch plugin is killed in between and publishes nothing twice."""
+    """No line of the trainings is changed; the follow plugin is killed in between and publishes nothing twice."""
     trainer, board = tmp_path / "gsm8k", tmp_path / "board"
     board.mkdir()
     files = [{"path": str(trainer), "run": "trainer"}, {"path": str(board), "run": "board"}]
-    system.up("anomaly", "watch", watch={"files": files, "interval": 0.05}, anomaly={"figures": {"enabled": False}})
+    system.up("anomaly", "follow", follow={"files": files, "interval": 0.05}, anomaly={"figures": {"enabled": False}})
 
     def save(last):
         """As Trainer does with each checkpoint."""
@@ -48,11 +48,11 @@ def test_a_spike_in_a_trainer_state_and_nan_in_a_tensorboard_folder_are_alerts(s
         stream.write(tfevents.version(0.0))
         append(stream, 1, 40)
         wait_for(lambda: len(steps("trainer")) >= 30 and len(steps("board")) >= 39, 60.0)
-        status = system.wait_for_state("watch", "running")
+        status = system.wait_for_state("follow", "running")
         os.kill(status.pid, signal.SIGKILL)
         save(60)
         append(stream, 41, 89)
-        system.wait_for_state("watch", "running", not_pid=status.pid)
+        system.wait_for_state("follow", "running", not_pid=status.pid)
         save(89)
 
         def alerts():
@@ -103,7 +103,7 @@ def test_a_plain_trainer_is_watched_by_all_that_it_writes(system, tmp_path):
         {"path": str(out / "runs"), "format": "tensorboard", "run": "board"},
         {"path": str(printed), "run": "lines"},
     ]
-    system.up("anomaly", "watch", watch={"files": files, "interval": 0.2}, anomaly={"figures": {"enabled": False}})
+    system.up("anomaly", "follow", follow={"files": files, "interval": 0.2}, anomaly={"figures": {"enabled": False}})
     with printed.open("wb") as stream:
         subprocess.run([sys.executable, str(script), str(out)], stdout=stream, stderr=subprocess.STDOUT, check=True, timeout=200)
 

@@ -1,4 +1,4 @@
-"""The watch plugin with files that grow and a journal in memory; its process may die at any moment."""
+"""The follow plugin with files that grow and a journal in memory; its process may die at any moment."""
 
 import copy
 import json
@@ -9,8 +9,8 @@ import pytest
 
 from trainbus.bus.events import Command, Eval
 from trainbus.errors import ConfigError
-from trainbus.plugins.watch.plugin import WatchPlugin
-from trainbus.plugins.watch.watched import run_of
+from trainbus.plugins.follow.plugin import FollowPlugin
+from trainbus.plugins.follow.watched import run_of
 from trainbus.testing.context import MemoryContext, PluginHarness
 
 
@@ -26,17 +26,17 @@ class Journaled(MemoryContext):
 
 
 class Watching:
-    """A watch plugin that can be killed: its state goes back to what was committed, the journal and the files don't."""
+    """A follow plugin that can be killed: its state goes back to what was committed, the journal and the files don't."""
 
     def __init__(self, **config):
         self.config = config
-        self.context = Journaled(name="watch")
+        self.context = Journaled(name="follow")
         self.committed = {}
         self.start()
 
     def start(self):
         self.context.state = copy.deepcopy(self.committed)
-        self.harness = PluginHarness(WatchPlugin(), config=self.config, context=self.context)
+        self.harness = PluginHarness(FollowPlugin(), config=self.config, context=self.context)
         self.harness.start()
 
     def commit(self):
@@ -167,7 +167,7 @@ def test_a_log_that_can_not_be_read_is_an_alert_until_it_can(watching, tmp_path)
     for _ in range(3):
         one.look()
     (alert,) = one.context.history
-    assert (alert.id, alert.state, alert.run) == ("watch_unreadable:mine", "raised", "mine")
+    assert (alert.id, alert.state, alert.run) == ("follow_unreadable:mine", "raised", "mine")
     assert "is no TensorBoard event file" in alert.message
     assert one.stats.unreadable == 1
     (folder / "events.out.tfevents.1.bad").unlink()
@@ -178,12 +178,12 @@ def test_a_log_that_can_not_be_read_is_an_alert_until_it_can(watching, tmp_path)
 @pytest.mark.parametrize(
     ("files", "said"),
     [
-        ([], "plugin.watch has nothing to watch"),
-        ([{"path": "a.log", "own": {"mine": "("}}], r"plugin\.watch\.files\[0\] \(a\.log\): The pattern 'mine' is no regular expression"),
+        ([], "plugin.follow has nothing to follow"),
+        ([{"path": "a.log", "own": {"mine": "("}}], r"plugin\.follow\.files\[0\] \(a\.log\): The pattern 'mine' is no regular expression"),
         ([{"path": "a.log", "patterns": ["keras"]}], "No pattern is called 'keras'"),
         (
             [{"path": "a.log", "run": "r"}, {"path": "b.log", "run": "r"}],
-            r"plugin\.watch\.files\[1\]\.run: 'r' would be the run of several",
+            r"plugin\.follow\.files\[1\]\.run: 'r' would be the run of several",
         ),
         ([{"path": "*.log", "run": "r"}], "would be the run of several logs"),
     ],

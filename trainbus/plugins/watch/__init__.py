@@ -1,1 +1,0 @@
-"""The watch plugin: trainings that know nothing of trainbus, watched by the files that they write."""
