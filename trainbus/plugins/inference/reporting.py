@@ -29,7 +29,12 @@ class Reporter:
     def sample(self, entry: Waiting, exam: Exam, question: Question, scored: Scored) -> None:
         """One answer. Its ``example`` is the same for every checkpoint: that is how the answers of one question are followed."""
         answer = scored.answer
-        held = {"confidence": answer.confidence, "tokens": answer.tokens, "refused": 1.0 if answer.refused else None}
+        held = {
+            "confidence": answer.confidence,
+            "answer_entropy": answer.entropy,
+            "tokens": answer.tokens,
+            "refused": 1.0 if answer.refused else None,
+        }
         if answer.refused:
             self._context.logger.warning("checkpoint %s: question %s has no answer: %s", entry.id, question.id, answer.refused)
         self._context.publish(
