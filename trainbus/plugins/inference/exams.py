@@ -78,7 +78,7 @@ def load_exam(one: ExamSet, config: InferenceConfig) -> Exam:
 
 
 def metrics_of(exam: Exam, scored: Sequence[Scored]) -> dict[str, float]:
-    """The shares of right answers, the interval of the chosen one, and cross-entropy, entropy and calibration error where they are known."""
+    """Shares of right answers, the interval of the chosen one, and cross-entropy, entropy and calibration error where they are known."""
     metrics: dict[str, float] = {}
     for name in dict.fromkeys((*SCORERS, exam.settings.scorer)):
         verdicts = [verdict for one in scored if (verdict := one.verdicts.get(name)) is not None]
