@@ -8,6 +8,7 @@ import math
 import shutil
 import threading
 
+import numpy
 import pytest
 import torch
 from peft import PeftModel
@@ -15,6 +16,7 @@ from transformers import AutoModelForCausalLM
 
 from tests.support import wait_for
 from trainbus.errors import ModelError, RefusedError
+from trainbus.judging.statistics import least_entropy
 from trainbus.serving.engine import Limits
 from trainbus.serving.generation import Generator
 from trainbus.serving.loading import load
@@ -85,13 +87,20 @@ def test_a_repetition_penalty_makes_repetition_rarer(generator):
     assert different(5.0) > different(1.0)
 
 
-def test_log_probabilities_are_those_of_a_single_pass(generator):
-    """What generation tells of its tokens is what scoring the same answer tells; the alternatives begin with the greedy token."""
+def test_log_probabilities_and_entropies_are_those_of_a_single_pass(loaded, generator):
+    """A-100: generation tells of its tokens what scoring them tells, and numpy; the alternatives begin with the greedy token."""
     answer = generator.complete("abc", Options(max_tokens=8, logprobs=3))
     ids = tuple(token.id for token in answer.tokens)
     score = generator.likelihoods([Given(generator.encode("abc"), ids, 0)])[0]
     assert [token.logprob for token in score.tokens] == pytest.approx([token.logprob for token in answer.tokens], abs=1e-5)
     assert all(token.top[0] == (token.text, token.logprob) and len(token.top) == 3 for token in answer.tokens)
+    with torch.no_grad():
+        logits = loaded.model(input_ids=torch.tensor([[*generator.encode("abc"), *ids]])).logits[0, -len(ids) - 1 : -1]
+    shares = numpy.exp(logits.double().log_softmax(-1).numpy())
+    truth = -(shares * numpy.log(shares)).sum(axis=-1)
+    for told in (answer, score):
+        assert [token.entropy for token in told.tokens] == pytest.approx(truth.tolist(), abs=1e-4)
+    assert all(least_entropy(value for _, value in one.top) <= one.entropy + 1e-5 for one in answer.tokens)
 
 
 def test_the_loss_of_an_answer_is_that_of_training(loaded, generator):

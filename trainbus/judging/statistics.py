@@ -11,6 +11,8 @@ Z95 = 1.959963984540054
 """Standard normal quantile of a two-sided 95 % interval."""
 SIGNIFICANT = 0.05
 """A difference that chance alone makes less often than this is no noise."""
+SMALLEST_LOGARITHM = -700.0
+"""Of a probability that a float can hold; what is less likely adds nothing."""
 BINS = 10
 """Bins of equal width for the calibration error, as in Guo et al. 2017, "On Calibration of Modern Neural Networks"."""
 
@@ -68,6 +70,16 @@ def compare(before: Mapping[str, bool], after: Mapping[str, bool]) -> Comparison
         p_value=p_value,
         noise=p_value >= SIGNIFICANT,
     )
+
+
+def least_entropy(likeliest: Iterable[float]) -> float:
+    """Entropy (nats) of a distribution of which the log-probabilities of the likeliest outcomes are known.
+
+    The rest counts as one outcome: exact when there is no rest, else less than the whole entropy, as grouping always makes it.
+    """
+    known = [math.exp(value) for value in (min(0.0, given) for given in likeliest) if value > SMALLEST_LOGARITHM]
+    rest = 1.0 - sum(known)
+    return sum(-share * math.log(share) for share in (*known, rest) if share > 0)
 
 
 def calibration_error(verdicts: Iterable[tuple[float, bool]]) -> float:

@@ -190,12 +190,16 @@ def usage(prompt_tokens: int, completion_tokens: int) -> dict[str, int]:
 
 
 def chat_logprobs(tokens: Sequence[Token]) -> dict[str, Any]:
-    """The form of chats."""
+    """The form of chats; ``entropy`` is ours."""
 
     def told(text: str, logprob: float | None) -> dict[str, Any]:
         return {"token": text, "logprob": logprob, "bytes": list(text.encode("utf-8", "replace"))}
 
-    return {"content": [told(one.text, one.logprob) | {"top_logprobs": [told(*other) for other in one.top]} for one in tokens]}
+    return {
+        "content": [
+            told(one.text, one.logprob) | {"top_logprobs": [told(*other) for other in one.top], "entropy": one.entropy} for one in tokens
+        ]
+    }
 
 
 def text_logprobs(tokens: Sequence[Token], offset: int = 0) -> dict[str, Any]:

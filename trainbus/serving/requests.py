@@ -59,13 +59,15 @@ class Options(Struct, frozen=True, kw_only=True):
 class Token(Struct, frozen=True):
     """One token and its log-probability, which comes from the model's own distribution, before temperature and penalties.
 
-    ``logprob`` is None for a token with nothing before it. ``top`` holds the likeliest tokens, with their log-probabilities.
+    ``logprob`` is None for a token with nothing before it. ``top`` holds the likeliest tokens, with their log-probabilities; ``entropy``
+    is that of the whole distribution, in nats.
     """
 
     id: int
     text: str
     logprob: float | None
     top: tuple[tuple[str, float], ...] = ()
+    entropy: float | None = None
 
 
 class Piece(Struct, frozen=True, kw_only=True):

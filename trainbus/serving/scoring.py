@@ -23,10 +23,11 @@ class Given(NamedTuple):
 
 
 class Likelihood(NamedTuple):
-    """Of one token: its log-probability, and the likeliest ids with theirs."""
+    """Of one token: its log-probability, the likeliest ids with theirs, and the entropy (nats) of the distribution at its place."""
 
     logprob: float | None
     top: list[tuple[int, float]]
+    entropy: float | None = None
 
 
 def likelihoods(model: Any, items: Sequence[Given], max_rows: int) -> Iterator[list[Likelihood]]:
@@ -58,8 +59,9 @@ def told(logits: torch.Tensor, tokens: Sequence[int], alternatives: int) -> list
     """The likelihoods of tokens, each by the logits (a row for each token) of its place."""
     logs = logits.float().log_softmax(-1)
     chosen = logs.gather(-1, torch.tensor(tokens, device=logs.device)[:, None])[:, 0].tolist()
+    entropies = torch.special.entr(logs.exp()).sum(-1).tolist()
     if not alternatives:
-        return [Likelihood(value, []) for value in chosen]
+        return [Likelihood(value, [], entropy) for value, entropy in zip(chosen, entropies, strict=True)]
     values, best = logs.topk(min(alternatives, logs.shape[-1]))
     tops = [list(zip(ids, logprobs, strict=True)) for ids, logprobs in zip(best.tolist(), values.tolist(), strict=True)]
-    return [Likelihood(value, top) for value, top in zip(chosen, tops, strict=True)]
+    return [Likelihood(*one) for one in zip(chosen, tops, entropies, strict=True)]

@@ -157,7 +157,7 @@ class Scoring:
 def named(token: int, likelihood: Likelihood, prompts: Prompts) -> Token:
     """A token with its text, and those of its alternatives."""
     top = tuple((prompts.name(other), logprob) for other, logprob in likelihood.top)
-    return Token(token, prompts.name(token), likelihood.logprob, top)
+    return Token(token, prompts.name(token), likelihood.logprob, top, likelihood.entropy)
 
 
 def take(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy
 import pytest
 
 from tests.plugins.inference.tools import checkpoint, given_up, of, write_set
@@ -54,6 +55,39 @@ def test_multiple_choice_takes_the_likeliest_text_as_the_answer(form, examiner, 
     assert result.metrics["multiple_choice"] == result.metrics["accuracy"] == 0.5
     assert result.metrics["cross_entropy"] == pytest.approx((0.25 + 1.5) / 2)
     assert result.metrics["ece"] == pytest.approx(sure - 0.5)
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_the_entropy_of_an_answer_is_the_server_s_or_what_the_likeliest_tokens_add_up_to(exact, examiner, server, until):
+    """A-100: each as numpy has it; it is in samples and results, and stays over a restart."""
+    whole = numpy.array([[0.5, 0.25, 0.125, 0.125], [0.97, 0.01, 0.01, 0.01]])
+    truth = -(whole * numpy.log(whole)).sum(axis=1)
+    told = [
+        {"token": "4", "logprob": math.log(row[0]), "top_logprobs": [{"logprob": math.log(share)} for share in row]}
+        for row in whole[:, : 4 if exact else 2]
+    ]
+    server.reply = lambda body: (200, {"choices": [{"message": {"content": "4"}, "logprobs": {"content": told}}]})
+    harness = examiner(entropy=True)
+    harness.feed(checkpoint(1))
+    until(lambda: of(harness, Eval))
+    found = [event.metrics["answer_entropy"] for event in (*of(harness, Sample), *of(harness, Eval))]
+    assert all(body["logprobs"] and body["top_logprobs"] == 20 for body in server.requests)
+    if exact:
+        assert found == pytest.approx([truth.mean()] * len(found))
+        return
+    grouped = numpy.array([[0.5, 0.25, 0.25], [0.97, 0.01, 0.02]])
+    assert found == pytest.approx([-(grouped * numpy.log(grouped)).sum(axis=1).mean()] * len(found))
+    assert found[0] < truth.mean()
+
+
+@pytest.mark.parametrize("told", [[], [{"token": "x", "logprob": 5e3, "top_logprobs": [{"logprob": 5e3}, {"logprob": -1e308}]}], None])
+def test_log_probabilities_that_are_none_give_no_entropy_that_is_none(told, examiner, server, until):
+    """An answer counts, whatever is told of its tokens."""
+    server.reply = lambda body: (200, {"choices": [{"message": {"content": "4"}, "logprobs": None if told is None else {"content": told}}]})
+    harness = examiner(entropy=True)
+    harness.feed(checkpoint(1))
+    until(lambda: of(harness, Eval))
+    assert of(harness, Eval)[0].metrics.get("answer_entropy") in (None, 0.0)
 
 
 def test_each_sample_carries_the_loss_of_its_expected_answer(examiner, server, until):

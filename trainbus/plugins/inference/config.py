@@ -95,6 +95,7 @@ class InferenceConfig(Struct, kw_only=True, forbid_unknown_fields=True, frozen=T
         temperature: 0 makes answers repeatable.
         max_tokens: Longest answer that the server may write.
         logprobs: Ask for the log-probabilities of each answer: they are its confidence, and give the calibration error.
+        entropy: Ask how unsure the model was at each token that it said: of the log-probabilities of tokens that might have come.
         likelihood: How the server is asked how likely an expected answer is; ``none`` doesn't ask.
         likelihood_text: The text before an expected answer when ``likelihood`` is ``completion``.
         concurrency: Questions that are asked at the same time.
@@ -131,6 +132,7 @@ class InferenceConfig(Struct, kw_only=True, forbid_unknown_fields=True, frozen=T
     temperature: Annotated[float, Meta(ge=0, le=2)] = 0.0
     max_tokens: Annotated[int, Meta(ge=1, le=1_000_000)] = 256
     logprobs: bool = False
+    entropy: bool = False
     likelihood: Literal["none", "completion", "chat"] = "none"
     likelihood_text: str = "{prompt}\n"
     concurrency: Annotated[int, Meta(ge=1, le=256)] = 4

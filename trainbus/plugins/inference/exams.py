@@ -78,7 +78,7 @@ def load_exam(one: ExamSet, config: InferenceConfig) -> Exam:
 
 
 def metrics_of(exam: Exam, scored: Sequence[Scored]) -> dict[str, float]:
-    """The shares of right answers, the interval of the chosen one, cross-entropy and calibration error, as far as they are known."""
+    """Shares of right answers, the interval of the chosen one, and cross-entropy, entropy and calibration error where they are known."""
     metrics: dict[str, float] = {}
     for name in dict.fromkeys((*SCORERS, exam.settings.scorer)):
         verdicts = [verdict for one in scored if (verdict := one.verdicts.get(name)) is not None]
@@ -91,6 +91,8 @@ def metrics_of(exam: Exam, scored: Sequence[Scored]) -> dict[str, float]:
     measured = [(one.answer.loss, one.answer.tokens) for one in scored if one.answer.loss is not None and one.answer.tokens]
     if measured:
         metrics["cross_entropy"] = sum(loss * tokens for loss, tokens in measured) / sum(tokens for _, tokens in measured)
+    if unsure := [one.answer.entropy for one in scored if one.answer.entropy is not None]:
+        metrics["answer_entropy"] = sum(unsure) / len(unsure)
     sure = [(one.answer.confidence, one.correct) for one in scored if one.answer.confidence is not None and one.correct is not None]
     if not math.isnan(error := calibration_error(sure)):
         metrics["ece"] = error

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import zlib
 
 import msgspec
 
@@ -14,6 +16,7 @@ from trainbus.plugins.inference.examiner import Examiner
 from trainbus.plugins.inference.exams import load_exam
 from trainbus.plugins.inference.harness import check_harness
 from trainbus.plugins.inference.harness_sitting import tasks_of
+from trainbus.plugins.inference.leaks import leaks, training_file
 from trainbus.plugins.inference.schedule import Schedule
 
 
@@ -66,6 +69,20 @@ class InferencePlugin:
         if self._work is not None:
             self._work.cancel()
             await asyncio.gather(self._work, return_exceptions=True)
+
+    @hookimpl
+    async def on_run_started(self, event: events.RunStarted, context: Context) -> None:
+        """Look whether the run is trained on the questions, where its file is at hand; a repeat tells the same alert."""
+        path = training_file(event, socket.gethostname())
+        if self.examiner is None or path is None:
+            return
+        try:
+            found = await asyncio.to_thread(leaks, path, self.examiner.exams)
+        except (OSError, EOFError, zlib.error) as error:
+            context.logger.info("whether %s holds questions is not known: %s", path, error)
+            return
+        for leak in found:
+            self.examiner.reporter.leaked(event.run, leak, path)
 
     @hookimpl
     def on_checkpoint(self, event: events.Checkpoint, context: Context) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from trainbus.bus import events
@@ -9,6 +10,7 @@ from trainbus.hookspecs import Context
 from trainbus.plugins.inference.exams import Exam, Scored
 from trainbus.plugins.inference.harness import TaskResult
 from trainbus.plugins.inference.harness_sitting import HarnessSitting
+from trainbus.plugins.inference.leaks import TOLD, Leak
 from trainbus.plugins.inference.pending import Waiting
 from trainbus.plugins.inference.questions import Question
 
@@ -29,7 +31,12 @@ class Reporter:
     def sample(self, entry: Waiting, exam: Exam, question: Question, scored: Scored) -> None:
         """One answer. Its ``example`` is the same for every checkpoint: that is how the answers of one question are followed."""
         answer = scored.answer
-        held = {"confidence": answer.confidence, "tokens": answer.tokens, "refused": 1.0 if answer.refused else None}
+        held = {
+            "confidence": answer.confidence,
+            "answer_entropy": answer.entropy,
+            "tokens": answer.tokens,
+            "refused": 1.0 if answer.refused else None,
+        }
         if answer.refused:
             self._context.logger.warning("checkpoint %s: question %s has no answer: %s", entry.id, question.id, answer.refused)
         self._context.publish(
@@ -121,6 +128,17 @@ class Reporter:
             evidence={"checkpoint": entry.id, "attempts": attempts, "answered": answered, "questions": questions, "problem": problem},
             advice="The examiner goes on with the next checkpoint. See the server's own log for what it did.",
         )
+
+    def leaked(self, run: str, leak: Leak, path: Path) -> None:
+        """Say that a run is trained on what it is examined with."""
+        count = len(leak.questions)
+        self._alert(
+            f"inference:leak:{run}:{leak.dataset}", run, 0, "questions_in_training_data", "raised", "warning",
+            f"{path} holds {count} question{'s' if count > 1 else ''} of {leak.dataset}: results would tell what the model remembers.",
+            evidence={"file": str(path), "dataset": leak.dataset, "count": count, "questions": leak.questions[:TOLD]},
+            advice="Train without them: trainer.eval_file = the set, with trainer.leaks = skip. `trainbus data check FILE --against SET` "
+            "names the lines.",
+        )  # fmt: skip
 
     def scorer_failed(self, scorer: str, question: Question, error: Exception) -> None:
         """A third party's scorer raised: log it, with where it did."""

@@ -6,6 +6,8 @@ import asyncio
 import math
 from collections.abc import Iterable
 
+import msgspec
+
 from trainbus.bus import events
 from trainbus.plugins.inference.config import InferenceConfig
 from trainbus.plugins.inference.engines import Answer, Engine, Likelihood
@@ -104,7 +106,7 @@ class Sitting:
             if self.config.likelihood == "none" or not question.expected:
                 return answer
             likely = await engine.likelihood(question, question.expected, model)
-            return Answer(text=answer.text, confidence=answer.confidence, loss=-likely.total / likely.tokens, tokens=likely.tokens)
+            return msgspec.structs.replace(answer, loss=-likely.total / likely.tokens, tokens=likely.tokens)
         except AskError as error:
             if error.fault is not Fault.QUESTION:
                 raise
@@ -162,4 +164,5 @@ def _answer_of(sample: events.Sample) -> Answer:
         loss=sample.loss,
         tokens=None if tokens is None else int(tokens),
         refused="refused before a restart" if "refused" in sample.metrics else "",
+        entropy=sample.metrics.get("answer_entropy"),
     )

@@ -18,6 +18,7 @@ class Answer(Struct, frozen=True):
         confidence: Geometric mean of the probabilities of the answer's tokens; for multiple choice the share of the chosen one.
         loss: Mean negative log-likelihood of the expected answer's tokens, in nats.
         tokens: How many these are.
+        entropy: How unsure the model was on average at each token that it said, in nats.
         refused: Why the server refused this one question.
     """
 
@@ -26,6 +27,7 @@ class Answer(Struct, frozen=True):
     loss: float | None = None
     tokens: int | None = None
     refused: str = ""
+    entropy: float | None = None
 
 
 class Likelihood(Struct, frozen=True):

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import msgspec
 
+from trainbus.judging.statistics import least_entropy
 from trainbus.plugins.inference.config import InferenceConfig
 from trainbus.plugins.inference.engines.base import Answer, Likelihood
 from trainbus.plugins.inference.faults import AskError, Fault
@@ -18,10 +19,22 @@ from trainbus.plugins.inference.travel import mapped, model_name
 NOT_FOUND = 404
 
 
-class Token(msgspec.Struct):
-    """A token of an answer."""
+ALTERNATIVES = 20
+"""Tokens beside each that servers tell at most, OpenAI's and vLLM's."""
+
+
+class Alternative(msgspec.Struct):
+    """A token that might have been said."""
 
     logprob: float
+
+
+class Token(msgspec.Struct):
+    """A token of an answer. ``entropy`` is that of the whole distribution, as `trainbus serve` tells it."""
+
+    logprob: float
+    top_logprobs: list[Alternative] | None = None
+    entropy: float | None = None
 
 
 class Logprobs(msgspec.Struct):
@@ -86,6 +99,8 @@ class OpenAIEngine:
     default_model: ClassVar[str] = "{path}"
     unknown_model: ClassVar[Fault] = Fault.REFUSED
     """What it means that the server doesn't know the model (404) when it is asked."""
+    alternatives: ClassVar[int] = ALTERNATIVES
+    """Tokens beside each that are asked for where the entropy is wanted."""
 
     def __init__(self, config: InferenceConfig, line: Line) -> None:
         self.config = config
@@ -105,13 +120,16 @@ class OpenAIEngine:
     async def answer(self, question: Question, model: str, max_tokens: int) -> Answer:
         """Ask one question."""
         body = self._chat(question, model, max_tokens)
-        if self.config.logprobs:
+        if self.config.logprobs or self.config.entropy:
             body["logprobs"] = True
+        if self.config.entropy:
+            body["top_logprobs"] = self.alternatives
         completion = await self._complete(body)
         choice = completion.choices[0]
         held = [token.logprob for token in (choice.logprobs.content or ())] if choice.logprobs else []
         confidence = math.exp(min(0.0, sum(held) / len(held))) if held else None
-        return Answer(text=choice.message.content or "", confidence=confidence)
+        entropy = _entropy(choice.logprobs.content or []) if choice.logprobs and self.config.entropy else None
+        return Answer(text=choice.message.content or "", confidence=confidence, entropy=entropy)
 
     async def likelihood(self, question: Question, continuation: str, model: str) -> Likelihood:
         """How likely ``continuation`` is as the answer."""
@@ -171,6 +189,16 @@ class OpenAIEngine:
             if error.status == NOT_FOUND:
                 raise AskError(self.unknown_model, error.problem, status=error.status, reason=error.reason) from error
             raise
+
+
+def _entropy(tokens: list[Token]) -> float | None:
+    """The mean over the tokens: as the server tells it, or what the alternatives add up to at least; None where it tells neither."""
+    held = [
+        token.entropy if token.entropy is not None else least_entropy(other.logprob for other in token.top_logprobs or ())
+        for token in tokens
+        if token.entropy is not None or token.top_logprobs
+    ]
+    return sum(held) / len(held) if held and all(math.isfinite(value) for value in held) else None
 
 
 def _summed(held: list[float]) -> Likelihood:

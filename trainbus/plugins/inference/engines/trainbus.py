@@ -28,6 +28,9 @@ class TrainbusEngine(OpenAIEngine):
     unknown_model: ClassVar[Fault] = Fault.TROUBLE
     """It was registered a moment ago: the server has restarted, and must be told again."""
 
+    alternatives: ClassVar[int] = 0
+    """It tells the entropy itself."""
+
     async def prepare(self, entry: Waiting) -> str:
         """Make the checkpoint known and loaded; with ``upload`` or ``fetch``, bring the server what it lacks."""
         body: dict[str, Any] = {"name": self.name(entry), "base": self.config.base, "load": True}
