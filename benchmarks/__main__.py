@@ -34,6 +34,7 @@ BENCHMARKS = {
     "replay": "history into a late subscriber",
     "broker": "the broker alone, and the limits of its parts",
     "dashboard": "the page with a run of a million steps, in headless Chromium",
+    "dashboard_soak": "50 runs, 5 pages in headless Chromium, 100 events a second for an hour: processor and memory",
     "dashboard_peers": "the page beside TensorBoard and Trackio on the same points",
     "startup": "import trainbus and trainbus --help",
     "detector": "the anomaly plugin's cost of an event",

@@ -25,6 +25,7 @@ import { AccuracyPanel, SamplesPanel } from "./panels/samples";
 import { StatusPanel } from "./panels/status";
 import { StepTimesPanel } from "./panels/step_times";
 import { nextTheme, theme } from "./theme";
+import { Toasts } from "./toasts";
 import type { DeclaredPanel } from "./types";
 import { DropTarget } from "./drop";
 
@@ -214,6 +215,7 @@ export function App() {
           {useValue(view).page ? "Back to the runs" : "API"}
         </a>
       </footer>
+      <Toasts />
       {helping ? <Help close={() => setHelping(false)} /> : null}
     </div>
   );

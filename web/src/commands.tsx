@@ -29,7 +29,7 @@ export function Orders({ id, label, mine, say = plainly }: { id: string; label: 
     <ul class="orders" id={id} aria-live="polite" aria-label={label}>
       {shown.map((order) => (
         <li key={order.command} class={order.state}>
-          <b>{say(order)[0]}</b> {say(order)[1]} <Pill text={WORDS[order.state]} tone={TONES[order.state]} />
+          <b>{say(order)[0]}</b> {say(order)[1]} <Pill text={WORDS[order.state]} tone={TONES[order.state]} />{" "}
           <span class="meta">{[order.reason, order.requested_by, pending(order) ? `for ${duration((at - order.time / 1e6) / 1000)}` : ""].filter(Boolean).join(" · ")}</span>
         </li>
       ))}

@@ -4,6 +4,7 @@ import { useEffect, useRef } from "preact/hooks";
 import { resetLayout } from "./layout";
 import { go, logarithmic, smoothing, state, toggleCompared, zoom } from "./model";
 import { nextTheme } from "./theme";
+import { switchSound } from "./toasts";
 
 const neighbour = (by: number) => {
   const runs = state.value?.runs ?? [];
@@ -26,6 +27,7 @@ const KEYS: [key: string, text: string, act: () => void][] = [
   ["m", "search metrics", () => focus("metrics-search")],
   ["e", "filter events", () => focus("events-filter")],
   ["t", "light, dark, as the system", nextTheme],
+  ["b", "sound at critical alerts on and off", switchSound],
   ["a", "description of the API", () => go({ page: "api" })],
 ];
 

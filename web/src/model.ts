@@ -111,6 +111,8 @@ let connected = false;
 // Bring everything up to date; gives the offset after which the stream must continue.
 async function resume(): Promise<number> {
   const answer = await fetchState();
+  // What was missed is in the journal; the list must not look as if nothing lay between.
+  if (newest >= 0 && answer.offset - RECENT_EVENTS > newest) [tail.value, waiting] = [[], []];
   if (connected) connections.value += 1;
   connected = true;
   book.renew();
@@ -121,6 +123,7 @@ async function resume(): Promise<number> {
 
 export const stream = new Stream({ resume, onEvent, onState: (found) => (connection.value = found) });
 
+let waiting: BusEvent[] = [];
 let timer: ReturnType<typeof setTimeout> | null = null;
 let fetching = false;
 let last = 0;
@@ -147,8 +150,6 @@ async function runRefresh(): Promise<void> {
     if (again && connection.value.phase === "live") refresh();
   }
 }
-
-let waiting: BusEvent[] = [];
 
 function onEvent(event: BusEvent): void {
   // After a reconnection some events come twice: they are known by their offset.

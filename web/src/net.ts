@@ -72,17 +72,15 @@ export class Stream {
   private source: EventSource | null = null;
   private timer: ReturnType<typeof setTimeout> | undefined;
   private attempt = 0;
+  private resting = false;
 
   constructor(private readonly options: Options) {
     setInterval(() => this.checkSilence(), 1000);
   }
 
   async connect(): Promise<void> {
-    clearTimeout(this.timer);
-    this.source?.close();
-    this.source = null;
-    this.attempt += 1;
-    const attempt = this.attempt;
+    const attempt = this.drop();
+    this.resting = false;
     this.options.onState({ phase: "connecting" });
     try {
       const after = await this.options.resume();
@@ -90,6 +88,26 @@ export class Stream {
     } catch (error) {
       if (attempt === this.attempt) this.wait(error instanceof ApiError ? error.message : "The page could not be brought up to date.");
     }
+  }
+
+  // Let the connection go until somebody looks again; `wake` brings the page up to date.
+  rest(): void {
+    this.drop();
+    this.resting = true;
+  }
+
+  wake(): void {
+    if (!this.resting) return;
+    this.heard = Date.now();
+    this.connect();
+  }
+
+  private drop(): number {
+    clearTimeout(this.timer);
+    this.source?.close();
+    this.source = null;
+    this.attempt += 1;
+    return this.attempt;
   }
 
   private open(after: number): void {

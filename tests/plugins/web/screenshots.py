@@ -56,8 +56,16 @@ def main(folder: Path) -> None:
         page.locator("#panel-plugins").screenshot(path=folder / "plugins.png")
         page.click(".chip:has-text('loss') button >> nth=0")
         page.click(".pinned button:has-text('Slope')")
-        for panel in ("queue", "steptimes", "metrics"):
+        page.fill("#events-filter", "loss NaN")
+        page.wait_for_selector("#events .end .meta")
+        for panel in ("queue", "steptimes", "metrics", "events"):
             page.locator(f"#panel-{panel}").screenshot(path=folder / f"{panel}.png")
+        for name, size in (("desktop", DESKTOP), ("phone", PHONE)):
+            page = chromium.new_page(viewport=size, color_scheme="dark" if name == "phone" else "light", device_scale_factor=2)
+            page.goto(context.url + "#run=qwen3-gsm8k&example=q1")
+            page.wait_for_selector("#evolution li")
+            page.hover("#panel-evolution h2")
+            page.locator("#panel-evolution").screenshot(path=folder / f"evolution-{name}.png")
         chromium.close()
 
 

@@ -8,7 +8,7 @@ from tests.plugins.web.conftest import WEB
 from tests.plugins.web.story import crowd, training
 from tests.plugins.web.test_web_browser import HOSTILE, context_commands, faults
 from tests.support import wait_for
-from trainbus.bus.events import Alert, Command, CommandResult, Job, RunStarted, Sample, Step
+from trainbus.bus.events import Alert, Command, CommandResult, Job, RunEnded, RunStarted, Sample, Step
 
 pytestmark = needs_chromium
 
@@ -198,3 +198,27 @@ def test_an_operator_edits_the_queue_and_sees_what_becomes_of_it(dashboard, visi
     viewer = visit(board.url + "?token=look")
     shows(viewer, "#queue td", "bad.jsonl")
     assert viewer.locator("[data-queue]").count() == 0
+
+
+def test_what_has_just_happened_is_told_in_a_corner(dashboard, visit):
+    """A raised alert and an ended run, once each and as text; what was there before is no news; a press leads to the run."""
+    board = dashboard()
+    board.feed(
+        *training(steps=20, now=time.time_ns()), RunStarted(run="other", time=1), Step(run="other", step=1, metrics={"loss": 1.0}, time=1)
+    )
+    page = visit(board.url + "#run=qwen3-gsm8k")
+    says(page, "#chart-loss", "at step 20")
+    assert page.locator(".toast").count() == 0
+    later = time.time_ns() + 3600 * 10**9  # whatever the clocks of server and browser think of "before"
+    alert = {"run": "other", "rule": "nan", "severity": "critical", "state": "raised"}
+    board.feed(Alert(**alert, id="a", message=f"Loss is NaN {HOSTILE}", time=later), Alert(**alert, id="b", message="again", time=later))
+    board.feed(RunEnded(run="other", outcome="failed", reason="gone", time=later))
+    shows(page, ".toast.critical b", "<script>document.title='owned'</script>")
+    shows(page, ".toast.critical b", "Run failed: gone")
+    assert page.locator(".toast").count() == 2
+    page.click(".toast .open >> nth=0")
+    page.wait_for_function("() => location.hash.includes('run=other')")
+    page.click(".toast [aria-label=Close] >> nth=0")
+    page.keyboard.press("b")
+    page.wait_for_function("() => localStorage.getItem('trainbus-sound') === 'true'")
+    assert page.title() != "owned"

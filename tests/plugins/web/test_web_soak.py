@@ -10,6 +10,8 @@ from urllib.parse import urlsplit
 import psutil
 import pytest
 
+from benchmarks.dashboard_soak import PAGE_PERCENT, SCREENS, SERVER_PERCENT, growth, soak
+from tests.plugins.web.browsing import needs_chromium
 from trainbus.bus.events import RunStarted, Sample, Step
 
 pytestmark = pytest.mark.slow
@@ -20,6 +22,9 @@ WARM, LONG = 20, 60
 
 GROWTH_BYTES = 12 * 1024**2
 """More than what the events of `LONG` seconds take as points: 6,000 steps of twelve series of 16 bytes are 1.2 MB."""
+
+PAGE_GROWTH_MB = 4.0
+"""A page's heap between two collections of garbage moves by less; a page that kept 1 kB of each event would grow by 12 MB."""
 
 METRICS = {f"metric_{number}": float(number) for number in range(10)}
 
@@ -90,3 +95,18 @@ def test_many_runs_and_pages_for_a_while_cost_no_memory_and_no_event(dashboard, 
     finally:
         for page in pages:
             page.close()
+
+
+@pytest.mark.browser
+@needs_chromium[1]
+def test_five_real_pages_for_a_while_are_cheap_and_do_not_grow(page):
+    """50 runs, a real bus, 100 events a second: the server below 20 % of a core, each page with its whole browser below 30 %, by the
+    processor time of their own processes. Nothing is cut off, no page has an error, none holds more and more."""
+    found = soak(warm=30, seconds=120, looks=9)
+    assert found.problems == []
+    assert found.dropped == 0
+    assert found.server < SERVER_PERCENT
+    assert {name: found.total(name) for name in found.pages if found.total(name) >= PAGE_PERCENT} == {}
+    assert len(found.pages) == len(SCREENS)
+    assert {name: found.grown(name) for name in found.pages if found.grown(name) > PAGE_GROWTH_MB} == {}
+    assert growth(found.rss) * 1e6 < GROWTH_BYTES

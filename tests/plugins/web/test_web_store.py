@@ -7,7 +7,7 @@ from tests.plugins.web.story import SECOND, training
 from trainbus.bus.events import Alert, Checkpoint, Gap, Heartbeat, Metric, Other, Phase, Plugin, RunEnded, RunStarted, Sample, Step, System
 from trainbus.plugins.web.encoding import to_json
 from trainbus.plugins.web.health import SILENT_AFTER
-from trainbus.plugins.web.store import Store
+from trainbus.plugins.web.store import CENSUS_EVENTS, Store
 
 
 @pytest.fixture
@@ -164,3 +164,19 @@ def test_an_unknown_run_and_an_unknown_metric_are_told_apart(store):
     assert store.detail("x", 0) is None
     assert store.series("x", ["loss"], 10, None, None) is None
     assert store.series("r", ["x"], 10, None, None)[0]["steps"] == []
+
+
+def test_memory_does_not_follow_the_number_of_runs():
+    """Above the limit of all points the longest series are halved, whichever run they belong to; extremes and short series stay."""
+    store = Store(all_points=20_000)
+    store.apply(Step(run="short", step=1, metrics={"loss": 1.0}, offset=0))
+    offset = 0
+    for step in range(1, 8_001):
+        for run in ("a", "b", "c"):
+            offset += 1
+            loss = 50.0 if (run, step) == ("a", 777) else 1.0 / step
+            store.apply(Step(run=run, step=step, time=step, metrics={"loss": loss, "other": 0.5}, offset=offset))
+    assert store.stats().points <= 20_000 + 3 * CENSUS_EVENTS
+    assert max(store.runs["a"].series["loss"].values) == 50.0
+    assert list(store.runs["short"].series["loss"].values) == [1.0]
+    assert {store.runs[run].series["loss"].seen for run in "abc"} == {8_000}

@@ -26,6 +26,7 @@ class WebConfig(Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
         steering: False takes the buttons away from everybody and refuses their requests.
         allowed_hosts: Further names under which browsers reach this server, as in their Host header, without port.
         points_per_series: Above it a series is thinned (minima and maxima stay), so that memory doesn't follow the run's length.
+        points: Limit of the points of all series together, 16 bytes each; above it the longest are thinned, too.
         runs: How many runs are kept in memory; of more, the ones that were silent longest are left out.
         samples: Samples kept for each run.
         inbox: Folder for files that an operator drops onto the page. Empty: that of the trainer of this state directory.
@@ -39,6 +40,7 @@ class WebConfig(Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
     steering: bool = True
     allowed_hosts: list[str] = field(default_factory=list)
     points_per_series: Annotated[int, Meta(ge=1_000, le=10_000_000)] = 200_000
+    points: Annotated[int, Meta(ge=10_000, le=1_000_000_000)] = 5_000_000
     runs: Annotated[int, Meta(ge=1, le=10_000)] = 200
     samples: Annotated[int, Meta(ge=0, le=10_000)] = 100
     inbox: str = ""

@@ -45,7 +45,7 @@ class WebPlugin:
         open_to_others = not is_loopback(config.bind)
         own = own_token(context.directory) if open_to_others and not config.token and not config.operator_token else ""
         config = msgspec.structs.replace(config, operator_token=config.operator_token or own)
-        store = Store(points=config.points_per_series, runs=config.runs, samples=config.samples)
+        store = Store(points=config.points_per_series, all_points=config.points, runs=config.runs, samples=config.samples)
         self.intake = Intake(store, Feed())
         self._server = Server(config, self.intake, context)
         self.url = await self._server.start()

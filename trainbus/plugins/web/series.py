@@ -70,7 +70,7 @@ class Series:
             self.steps.append(step)
             self.values.append(value)
             if len(self.steps) >= self.limit:
-                self._thin()
+                self.thin(self.limit // 2)
         else:
             at = bisect_left(self.steps, step)
             if self.steps[at] == step:
@@ -117,6 +117,14 @@ class Series:
         keep = _extremes(x, y, points)
         return Points(steps=x[keep].tolist(), values=y[keep].tolist(), gaps=gaps, total=high - low)
 
+    def thin(self, points: int) -> None:
+        """Keep about ``points`` points, the extremes among them."""
+        self._windows.clear()
+        x, y = np.array(self.steps, dtype=np.int64), np.array(self.values, dtype=np.float64)
+        keep = _extremes(x, y, points)
+        self.steps = array("q", x[keep].tobytes())
+        self.values = array("d", y[keep].tobytes())
+
     def _add_gap(self, step: int, kind: str) -> None:
         at = bisect_left(self.steps, step)
         if at < len(self.steps) and self.steps[at] == step:
@@ -129,12 +137,6 @@ class Series:
             previous.kind = kind if kind == previous.kind else "mixed"
         else:
             self.gaps.append(Gap(first=step, last=step, count=1, kind=kind))
-
-    def _thin(self) -> None:
-        x, y = np.array(self.steps, dtype=np.int64), np.array(self.values, dtype=np.float64)
-        keep = _extremes(x, y, self.limit // 2)
-        self.steps = array("q", x[keep].tobytes())
-        self.values = array("d", y[keep].tobytes())
 
 
 def _extremes(x: Any, y: Any, points: int) -> Any:

@@ -5,6 +5,8 @@ Pure: no socket, no clock; the answers of the API are made here from what the ev
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import chain
 from typing import Any
 
 import msgspec
@@ -22,6 +24,12 @@ MEMORY_POINTS = 20_000
 
 MACHINES, PLUGINS = 64, 200
 """Machines and plugins that are kept; the ones that were silent longest are forgotten."""
+
+CENSUS_EVENTS = 5_000
+"""After so many events all points are counted: the count may exceed its limit by what they bring."""
+
+SHORTEST_THINNED = 100
+"""Points below which a series is left as it is: it costs more by its name."""
 
 LISTS = ("alerts", "checkpoints", "evals", "samples", "commands", "jobs")
 """Lists of a run, each with a version of its own."""
@@ -44,11 +52,12 @@ class Store:
 
     Args:
         points: Limit of each series.
+        all_points: Limit of all series together: above it the longest are thinned, so that memory doesn't follow the number of runs.
         runs: Limit of runs.
         samples: Samples kept for each run.
     """
 
-    def __init__(self, *, points: int = 200_000, runs: int = 200, samples: int = 100) -> None:
+    def __init__(self, *, points: int = 200_000, all_points: int = 5_000_000, runs: int = 200, samples: int = 100) -> None:
         self.position = -1
         self.runs: dict[str, RunView] = {}
         self.plugins: dict[str, events.Plugin] = {}
@@ -60,6 +69,7 @@ class Store:
         self._events = 0
         self._left_out = 0
         self._points, self._max_runs, self._samples = points, runs, samples
+        self._all_points = all_points
         self._alive: dict[str, int] = {}
 
     def apply(self, event: events.AnyEvent) -> None:
@@ -70,6 +80,8 @@ class Store:
             return
         self.position = event.offset
         self._events += 1
+        if self._events % CENSUS_EVENTS == 0:
+            self._fit()
         self.panels.apply(event)
         if isinstance(event, events.Plugin):
             _renew(self.plugins, event.name, event, PLUGINS)
@@ -162,9 +174,24 @@ class Store:
             position=self.position,
             events=self._events,
             runs=len(self.runs),
-            points=sum(len(series.steps) for run in self.runs.values() for series in run.series.values()),
+            points=sum(len(series.steps) for series in self._all_series()),
             runs_left_out=self._left_out,
         )
+
+    def _all_series(self) -> Iterator[Series]:
+        return chain.from_iterable(run.series.values() for run in self.runs.values())
+
+    def _fit(self) -> None:
+        """Halve the longest series until all together are below their limit."""
+        count = sum(len(series.steps) for series in self._all_series())
+        while count > self._all_points:
+            longest = max(len(series.steps) for series in self._all_series())
+            if longest < SHORTEST_THINNED:
+                return
+            for series in self._all_series():
+                if (length := len(series.steps)) > longest // 2:
+                    series.thin(length // 2)
+                    count -= length - len(series.steps)
 
     def _remember(self, event: events.System) -> None:
         """The used share of a machine's memory, by the second."""

@@ -1,7 +1,7 @@
 // The live tail of all events: searched through the whole journal, held still on demand, paged back.
 
 import { useEffect, useMemo, useState } from "preact/hooks";
-import { tail, useRun } from "../model";
+import { connections, tail, useRun } from "../model";
 import { clock, number } from "../format";
 import { useSettled } from "../observable";
 import { Nothing, Panel } from "../panel";
@@ -21,9 +21,9 @@ function useLooking(text: string, kind: string, run: string): [looking: Looking,
     take();
     // Where few of the events at hand match, the journal has more.
     if (looking.narrowed) looking.back(false);
-    const stop = tail.watch(take);
+    const stops = [tail.watch(take), connections.watch(() => looking.live && setTimes((count) => count + 1))];
     return () => {
-      stop();
+      for (const stop of stops) stop();
       looking.end();
     };
   }, [looking]);

@@ -103,15 +103,17 @@ function Followed({ example }: { example: string }) {
               ))}
             </select>
           </label>
-          <button type="button" class="quiet small" aria-label="Previous example" disabled={!neighbour(-1)} onClick={() => go({ example: neighbour(-1) ?? example })}>
-            ‹
-          </button>
-          <button type="button" class="quiet small" aria-label="Next example" disabled={!neighbour(1)} onClick={() => go({ example: neighbour(1) ?? example })}>
-            ›
-          </button>
-          <button id="evolution-close" type="button" class="quiet small" aria-label="Close" onClick={() => go({ example: "" })}>
-            ✕
-          </button>
+          <span class="deeds">
+            <button type="button" class="quiet small" aria-label="Previous example" disabled={!neighbour(-1)} onClick={() => go({ example: neighbour(-1) ?? example })}>
+              ‹
+            </button>
+            <button type="button" class="quiet small" aria-label="Next example" disabled={!neighbour(1)} onClick={() => go({ example: neighbour(1) ?? example })}>
+              ›
+            </button>
+            <button id="evolution-close" type="button" class="quiet small" aria-label="Close" onClick={() => go({ example: "" })}>
+              ✕
+            </button>
+          </span>
         </>
       }
     >

@@ -125,7 +125,7 @@ export function QueuePanel() {
                 bytes(job.bytes),
                 number(job.examples),
                 job.done ? <span title="at the pace of the last finished files">≈ {clock(job.done)}</span> : job.state === "completed" ? clock(job.time) : "–",
-                job.reason || "–",
+                job.reason,
                 ...(sending.may ? [<JobButtons job={job} sending={sending} />] : []),
               ],
             }))}
