@@ -28,9 +28,11 @@ def test_the_examples_are_all_there_are(repository):
     assert folders == set(EXAMPLES)
 
 
+@pytest.mark.timeout(500)
 def test_the_examples_pass_their_own_tests(stranger, examples, tmp_path):
     """In one run; what needs tensorboard is skipped where that is missing."""
-    result = stranger.run("pytest", "-q", "--import-mode=importlib", *(str(examples / name) for name in EXAMPLES), home=tmp_path)
+    folders = (str(examples / name) for name in EXAMPLES)
+    result = stranger.run("pytest", "-q", "--import-mode=importlib", *folders, home=tmp_path, timeout=400.0)
     assert "passed" in result.stdout
     assert "failed" not in result.stdout
 

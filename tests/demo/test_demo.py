@@ -40,17 +40,26 @@ def test_a_directory_with_something_in_it_is_refused(tmp_path):
     assert "Traceback" not in done.stderr
 
 
+def guarded(process):
+    """A guard that was told of a process, and whose demo is gone."""
+    done = subprocess.run([sys.executable, "-m", "trainbus.demo.guard"], input=f"{process.pid}\n", text=True, check=False, timeout=120)
+    assert done.returncode == 0
+
+
 def test_what_a_killed_demo_has_started_ends(tmp_path):
-    """Its guard reads from a pipe that ends with the demo: a process that was named to it ends, one that ignores SIGTERM by force."""
-    deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); time.sleep(600)"
-    with (
-        subprocess.Popen([sys.executable, "-m", "trainbus.demo.guard"], stdin=subprocess.PIPE, text=True) as guard,
-        subprocess.Popen(["sleep", "600"]) as sleeper,
-        subprocess.Popen([sys.executable, "-c", deaf], stdout=subprocess.PIPE, text=True) as stubborn,
-    ):
-        assert stubborn.stdout.readline() == "deaf\n"
-        guard.communicate(f"{sleeper.pid}\n{stubborn.pid}\n", timeout=120)
+    """Its guard reads from a pipe that ends with the demo."""
+    with subprocess.Popen(["sleep", "600"]) as sleeper:
+        guarded(sleeper)
         assert sleeper.wait(60) == -signal.SIGTERM
+
+
+@pytest.mark.slow
+def test_what_does_not_end_by_itself_ends_by_force(tmp_path):
+    """After ten seconds."""
+    deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); time.sleep(600)"
+    with subprocess.Popen([sys.executable, "-c", deaf], stdout=subprocess.PIPE, text=True) as stubborn:
+        assert stubborn.stdout.readline() == "deaf\n"
+        guarded(stubborn)
         assert stubborn.wait(60) == -signal.SIGKILL
 
 

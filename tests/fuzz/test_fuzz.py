@@ -28,7 +28,7 @@ SEED = os.environ.get("TRAINBUS_FUZZ_SEED", "")
 
 FEW = 12
 """Examples of each decoder in the fast tests: that the harness works, and the grossest damage."""
-ROUND = 200
+ROUND = 50
 """Examples of one decoder between two looks at the clock."""
 MEMORY = Path("/dev/shm")
 """A file system in memory: a folder for each example costs more than the decoder on most disks."""
