@@ -214,7 +214,7 @@ def test_two_processes_stop_pause_save_and_turn_together(torchrun, bus):
         assert (rates[0], rates[-1]) == pytest.approx((1e-3, 5e-4))
     assert {"own_seconds_slowest", "own_seconds_median", "slowest_rank"} <= first[-1].metrics.keys()
     assert (len(of(bus, Eval)), len(of(bus, Sample))) == (1, 4)
-    alone = trainbus("train", *torchrun._fixed, "--resume", cwd=torchrun._folder)
+    alone = trainbus("train", *torchrun._fixed, "--resume", "--set", "trainer.max_length=64", cwd=torchrun._folder)
     assert (alone.returncode, "was saved by 2 processes" in alone.stdout) == (2, True), alone.stdout + alone.stderr
     torchrun._fixed.append("--resume")
     torchrun.start(f"max_steps={summary['steps'] + 2}", "eval_fraction=0.1", CONSTANT)
