@@ -71,6 +71,7 @@ def main() -> int:
     parser.add_argument(
         "--events", type=int, metavar="N", help="scale: grow a history of so many events (1,000,000; 10,000,000 takes a while)"
     )
+    parser.add_argument("--ten-times", action="store_true", help="tokenising: ours alone, over 1,000,000 chats (2.7 GB), for its memory")
     parser.add_argument("--docs", action="store_true", help="measure nothing; quote the last results in docs/benchmarks.md")
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -86,6 +87,8 @@ def main() -> int:
     failed = []
     if options.events:
         os.environ["BENCH_EVENTS"] = str(options.events)
+    if options.ten_times:
+        os.environ["BENCH_TEN_TIMES"] = "1"
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))}
     for name in names:
         command = [python_for(name), "-m", "benchmarks", name, "--one", *(["--quick"] if options.quick else [])]

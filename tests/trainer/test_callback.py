@@ -104,10 +104,10 @@ def test_now_and_then_a_step_tells_what_the_allocators_hold(make_trainer, publis
     trainer = make_trainer()
     with trainbus.init("t") as run:
         callback = attach(trainer, run)
-        callback._allocators.due = math.inf
-        trainer.add_callback(At(3, lambda: setattr(callback._allocators, "due", 0.0)))
+        callback._meter.allocators.due = math.inf
+        trainer.add_callback(At(3, lambda: setattr(callback._meter.allocators, "due", 0.0)))
         trainer.train()
-    if "heap_free" not in callback._allocators.read():
+    if "heap_free" not in callback._meter.allocators.read():
         pytest.skip("this C library does not tell")
     told = [step.step for step in published("step") if "heap_used" in step.metrics]
     assert told[:1] == [3]

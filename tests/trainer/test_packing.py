@@ -12,6 +12,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, Trainer
 
 from trainbus.errors import ConfigError, ModelError
+from trainbus.trainer_node import checkpoints
 from trainbus.trainer_node.byte_tokenizer import byte_tokenizer
 from trainbus.trainer_node.callback import TrainbusCallback
 from trainbus.trainer_node.config import TrainerConfig
@@ -146,8 +147,8 @@ def shown(monkeypatch):
     return seen
 
 
-def test_a_packed_file_that_is_interrupted_shows_each_example_once(tiny_base, tmp_path, shown, monkeypatch):
-    """Stopped in the middle and gone on with: positions count packs, and no example is lost or shown again."""
+def test_a_packed_file_that_is_interrupted_shows_each_example_once(tiny_base, tmp_path, shown, monkeypatch, published):
+    """Stopped in the middle and gone on with: positions count packs, the figures examples, and none is lost or shown again."""
     path = tmp_path / "d.jsonl"
     path.write_text("".join(json.dumps({"question": f"what is {i}?", "answer": str(i) * (1 + i % 4)}) + "\n" for i in range(1000, 1040)))
     config = TrainerConfig(
@@ -167,7 +168,12 @@ def test_a_packed_file_that_is_interrupted_shows_each_example_once(tiny_base, tm
     assert (first.outcome, first.steps) == ("stopped", 3)
     monkeypatch.setattr(TrainbusCallback, "on_step_end", original)
     second = run_job(config, part=part)
-    assert (second.outcome, second.file_examples) == ("completed", 40)
+    assert (second.outcome, second.file_examples, second.examples) == ("completed", 40, 40)
+    marker = checkpoints.read_marker(checkpoints.listed(tmp_path / "out")[-1])
+    assert (marker.examples, marker.positions["d"] < 40) == (40, True)
+    counted = [step.examples for step in published("step")]
+    assert (counted[2], counted[-1]) == (first.examples, 40)
+    assert first.examples > 3 * config.batch_size
     expected = tokenize(
         [Example(turns=(Turn("user", f"what is {i}?"), Turn("assistant", str(i) * (1 + i % 4)))) for i in range(1000, 1040)],
         byte_tokenizer(), 96,

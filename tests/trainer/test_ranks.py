@@ -68,6 +68,47 @@ def test_a_straggler_is_the_slowest_beside_the_median():
     assert (alone.gather([3.0]), alone.any(True), alone.any(False), alone.share_text("x")) == ([[3.0]], True, False, "x")
 
 
+TOKENISING = """
+import json, os, sys
+from pathlib import Path
+from trainbus.trainer_node.byte_tokenizer import byte_tokenizer
+from trainbus.trainer_node.config import TrainerConfig
+from trainbus.trainer_node.dataset.preparing import Preparation
+from trainbus.trainer_node.ranks import join
+
+data, out = sys.argv[1:]
+ranks = join()
+with ranks.first():
+    preparation = Preparation(TrainerConfig(data=data, max_length=64), byte_tokenizer(), tolerant=False, root=None, note=lambda _: None)
+    ready = preparation.run(Path(out), None)
+told = {"made": preparation.stats().made, "found": preparation.stats().found, "examples": len(ready.training)}
+Path(f"{out}-{ranks.rank}").write_text(json.dumps(told))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_of_several_processes_the_first_one_tokenises_and_the_others_find_it(tmp_path, questions):
+    """Two gloo processes: one has made the data, the other has read what it made; an error of the first reaches both."""
+    (tmp_path / "tokenising.py").write_text(TOKENISING)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(tmp_path / "tokenising.py")]
+
+    def launch(data):
+        done = subprocess.run(
+            [*launcher, str(data), str(tmp_path / "out")], capture_output=True, text=True, check=False, timeout=LONG,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+        return done.returncode, done.stderr
+
+    code, errors = launch(questions)
+    assert code == 0, errors
+    told = [json.loads((tmp_path / f"out-{rank}").read_text()) for rank in (0, 1)]
+    assert told == [{"made": 1, "found": 0, "examples": 40}, {"made": 0, "found": 1, "examples": 40}]
+    (tmp_path / "bad.jsonl").write_text("{\n")
+    code, errors = launch(tmp_path / "bad.jsonl")
+    assert (code != 0, "DataError" in errors) == (True, True), errors
+
+
 class Torchrun:
     """``torchrun --nproc-per-node 2 -m trainbus train``."""
 
@@ -173,7 +214,7 @@ def test_two_processes_stop_pause_save_and_turn_together(torchrun, bus):
         assert (rates[0], rates[-1]) == pytest.approx((1e-3, 5e-4))
     assert {"own_seconds_slowest", "own_seconds_median", "slowest_rank"} <= first[-1].metrics.keys()
     assert (len(of(bus, Eval)), len(of(bus, Sample))) == (1, 4)
-    alone = trainbus("train", *torchrun._fixed, "--resume", cwd=torchrun._folder)
+    alone = trainbus("train", *torchrun._fixed, "--resume", "--set", "trainer.max_length=64", cwd=torchrun._folder)
     assert (alone.returncode, "was saved by 2 processes" in alone.stdout) == (2, True), alone.stdout + alone.stderr
     torchrun._fixed.append("--resume")
     torchrun.start(f"max_steps={summary['steps'] + 2}", "eval_fraction=0.1", CONSTANT)

@@ -21,10 +21,11 @@ class Told(msgspec.Struct):
     text: str
 
 
-def run_inbox(config: TrainerConfig, *, until_empty: bool, as_json: bool) -> None:
+def run_inbox(config: TrainerConfig, *, until_empty: bool, unlock: bool, as_json: bool) -> None:
     """Run the daemon and show it: a bar and a line for each change, or with ``as_json`` one object a line."""
     with Progress(quiet=as_json) as progress:
-        Daemon(config, _Teller(progress, as_json=as_json), until_empty=until_empty, inquests=LaunchInquest).run()
+        teller = _Teller(progress, as_json=as_json)
+        Daemon(config, teller, until_empty=until_empty, unlock=unlock, inquests=LaunchInquest).run()
 
 
 class _Teller:

@@ -37,6 +37,7 @@ WAITING = ("paused", "no_room")
 @click.option("--batch-size", type=int, help="Examples in a forward pass.")
 @click.option("--resume", is_flag=True, help="Go on from the newest whole checkpoint in the output, as the same run.")
 @click.option("--resume-from", metavar="CHECKPOINT", help="Go on from this checkpoint.")
+@click.option("--unlock", is_flag=True, help="Go on also with another model, max_length or layout of the data than the run was begun with.")
 @click.option("--estimate", "only_estimate", is_flag=True, help="Say how much memory and time it would take, and train nothing.")
 @json_option
 def command(
@@ -45,6 +46,7 @@ def command(
     overrides: tuple[str, ...],
     resume: bool,
     resume_from: str | None,
+    unlock: bool,
     until_empty: bool,
     only_estimate: bool,
     as_json: bool,
@@ -70,7 +72,7 @@ def command(
             raise UsageError("An inbox always goes on where its run stands.", hint="Leave --resume and --resume-from out.")
         from trainbus.cli.inbox import run_inbox
 
-        run_inbox(settings, until_empty=until_empty, as_json=as_json)
+        run_inbox(settings, until_empty=until_empty, unlock=unlock, as_json=as_json)
         return
     from trainbus.errors import TrainbusError
     from trainbus.trainer_node import records
@@ -82,7 +84,7 @@ def command(
     started = time.monotonic()
     try:
         with Progress(quiet=as_json or not first) as observer:
-            summary = run_job(settings, resume=Resume(wanted=resume, path=resume_from or ""), observer=observer)
+            summary = run_job(settings, resume=Resume(wanted=resume, path=resume_from or "", unlock=unlock), observer=observer)
     except TrainbusError as error:
         if first:
             records.append(records.of_failure(settings, "", settings.data, error.problem, time.monotonic() - started))

@@ -78,6 +78,7 @@ class RunFile(msgspec.Struct, kw_only=True):
     name: str
     model: str = ""
     method: str = ""
+    max_length: int = 0
 
 
 def seal(

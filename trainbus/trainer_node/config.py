@@ -49,7 +49,7 @@ class TrainerConfig(Struct, kw_only=True, forbid_unknown_fields=True):
         too_long: ``cut`` examples at ``max_length``, or ``refuse`` data that hold longer ones.
         token_cache_gb: Tokenised files are kept in TRAINBUS_HOME/cache/tokens; above this size those used longest ago are removed.
         packing: Put several examples into each row of ``max_length`` tokens, so that less is padding. They don't see each other; a model
-            that can't keep them apart is refused. A batch then holds more examples, and events count rows where they count examples.
+            that can't keep them apart is refused. A batch then holds more examples.
         method: ``full`` trains all weights, ``lora`` adapters, ``qlora`` adapters on a base in 4 bits (NF4).
         max_length: Longer examples are cut there.
         learning_rate: Its peak.
@@ -163,10 +163,14 @@ class TrainerConfig(Struct, kw_only=True, forbid_unknown_fields=True):
 
 
 class Resume(Struct, frozen=True, kw_only=True):
-    """How a job begins: afresh, from the newest whole checkpoint of its output, or from a named one."""
+    """How a job begins: afresh, from the newest whole checkpoint of its output, or from a named one.
+
+    ``unlock``: go on also with settings other than those that the run was begun with.
+    """
 
     wanted: bool = False
     path: str = ""
+    unlock: bool = False
 
 
 class Summary(Struct, kw_only=True):

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from trainbus.errors import ConfigError, ModelError
-from trainbus.trainer_node import checkpoints, model, tokens
+from trainbus.trainer_node import checkpoints, tokens
 from trainbus.trainer_node.arguments import steps_of, total_steps, training_arguments
+from trainbus.trainer_node.beforehand import Beforehand
 from trainbus.trainer_node.config import Resume, Summary, TrainerConfig
-from trainbus.trainer_node.dataset.packing import require_isolation
-from trainbus.trainer_node.dataset.preparing import Dataset, Preparation, finish
+from trainbus.trainer_node.dataset.preparing import finish
 from trainbus.trainer_node.masking import MaskWatch
 from trainbus.trainer_node.observer import Observer, Silent, Throttle
 from trainbus.trainer_node.parallel import require
@@ -23,6 +24,7 @@ from trainbus.trainer_node.part import Part, Remaining, positions, presentation_
 from trainbus.trainer_node.plan import RUNS, Plan, make_plan
 from trainbus.trainer_node.precision import resolved
 from trainbus.trainer_node.ranks import Ranks, join
+from trainbus.trainer_node.readying import Readied, StoppedError, make_ready
 from trainbus.trainer_node.room import Room, first_checkpoint
 from trainbus.trainer_node.schedule import make_decayable
 from trainbus.trainer_node.signals import stop_on_signals
@@ -30,24 +32,12 @@ from trainbus.trainer_node.signals import stop_on_signals
 if TYPE_CHECKING:
     from trainbus.bus.run import Leader, Run
     from trainbus.trainer_node.callback import TrainbusCallback
-    from trainbus.trainer_node.evaluation.questions import Question, Rows
 
 TOLD_EVERY_SECONDS = 0.5
 """An observer hears of steps this often: reading a loss waits for the device."""
 
 
 FRESH_START = Resume()
-REJECTED = "rejected.jsonl"
-"""In the output: lines of the data that were left out, with their reasons."""
-
-
-class _Prepared(NamedTuple):
-    built: model.Built
-    training: Dataset
-    evaluation: Rows | None
-    asked: list[Question]
-    rejected: int
-    plain: bool
 
 
 def run_job(
@@ -101,11 +91,20 @@ def run_job(
             watcher.note(f"resuming run {run.id} from {plan.checkpoint} at step {plan.step}")
         with _explained(output):
             if ranks.rank == 0:
-                about = checkpoints.RunFile(run=run.id, name=plan.name, model=config.model, method=config.method)
+                about = checkpoints.RunFile(
+                    run=run.id, name=plan.name, model=config.model, method=config.method, max_length=config.max_length
+                )
                 checkpoints.write_run_file(output, about)
-        prepared = _prepare(config, part, run, watcher, output, root)
-        summary = _train(config, plan, part, prepared, run, output, watcher, ranks)
-        if part is not None and summary.outcome == "completed":
+        beforehand = Beforehand(run)
+        prepared: Readied | None = None
+        with suppress(StoppedError), beforehand:
+            prepared = make_ready(config, plan, part, run, watcher, output, root, ranks, beforehand, unlock=resume.unlock)
+        if prepared is None or ranks.any(bool(beforehand.stopping)):
+            beforehand.stopped()
+            summary = _stopped(plan, run, output, beforehand.stopping)
+        else:
+            summary = _train(config, plan, part, prepared, run, output, watcher, ranks, beforehand)
+        if part is not None and prepared is not None and summary.outcome == "completed":
             finish(output, part.job, config.data, prepared.training)
         run.close(outcome=summary.outcome, reason=summary.reason)
     told = run.stats()
@@ -119,34 +118,16 @@ def _load_libraries() -> None:
     import transformers  # noqa: F401
 
 
-def _prepare(config: TrainerConfig, part: Part | None, run: Run, watcher: Observer, output: Path, root: Path | None) -> _Prepared:
-    from trainbus.trainer_node.evaluation.questions import drawn
-    from trainbus.trainer_node.evaluation.setup import chosen_questions
-
-    rejected = None if run.rank else Path(part.rejected) if part is not None and part.rejected else output / REJECTED
-    tolerant = config.bad_lines == "reject" or (part is not None and config.bad_lines == "auto")
-    with _phase(run, watcher, "load_data"):
-        preparation = Preparation(config, model.load_tokenizer(config), tolerant=tolerant, root=root, note=watcher.note)
-    with _phase(run, watcher, "tokenize") as phase:
-
-        def progress(fraction: float) -> None:
-            phase.progress(fraction)
-            watcher.progress(fraction)
-
-        ready = preparation.run(output, rejected, job=part.job if part is not None else "", progress=progress)
-    measured = drawn(ready.evaluation, config.eval_limit, config.seed) if ready.evaluation is not None else None
-    asked = chosen_questions(config, preparation.tokenizer, ready.chosen, measured) if measured is not None else []
-    with _phase(run, watcher, "load_model"):
-        built = model.build(config)
-        if config.packing:
-            require_isolation(built.model, config.batch_size)
-    share = built.trainable / max(1, built.total)
-    watcher.note(f"{len(ready.training):,} examples; {built.trainable:,} of {built.total:,} parameters are trained ({share:.1%})")
-    return _Prepared(built, ready.training, measured, asked, ready.rejected, ready.plain)
-
-
 def _train(
-    config: TrainerConfig, plan: Plan, part: Part | None, prepared: _Prepared, run: Run, output: Path, watcher: Observer, ranks: Ranks
+    config: TrainerConfig,
+    plan: Plan,
+    part: Part | None,
+    prepared: Readied,
+    run: Run,
+    output: Path,
+    watcher: Observer,
+    ranks: Ranks,
+    beforehand: Beforehand,
 ) -> Summary:
     from trainbus.trainer_node.callback import attach
     from trainbus.trainer_node.evaluation.setup import make_examination
@@ -155,7 +136,7 @@ def _train(
     options: dict[str, Any] = {"room": Room(output, config.free_disk, lambda: first_checkpoint(prepared.built.model, full=full))}
     training: Any = prepared.training
     if part is not None:
-        seen = plan.positions.get(part.job, 0)
+        seen = 0 if prepared.afresh else plan.positions.get(part.job, 0)
         training = Remaining(prepared.training, presentation_order(len(prepared.training), config.epochs, config.seed, part.job), seen)
         if not len(training):
             return _nothing_left(plan, prepared, run, output)
@@ -173,10 +154,12 @@ def _train(
             found=total,
         )
     masks = None if prepared.plain or ranks.rank else MaskWatch(run, Path(config.data).name).saw
-    trainer = _trainer(config, prepared, training, output, until=total if part is not None else None, saw=masks)
+    packs: deque[int] | None = deque() if config.packing else None
+    collate = tokens.Collator(prepared.built.tokenizer.pad_token_id, masks, packs)
+    trainer = _trainer(config, prepared, training, output, collate, until=total if part is not None else None)
     if ranks.size > 1:
         options["ranks"] = ranks
-    options |= {"guard": True, "save_every": 60 * config.save_minutes}
+    options |= {"guard": True, "save_every": 60 * config.save_minutes, "packs": packs, "beforehand": beforehand}
     callback = attach(trainer, run, name=plan.name, examples=plan.examples, tokens=plan.tokens, **options)
     if prepared.evaluation is not None and ranks.rank == 0:
         callback.examination = make_examination(
@@ -194,7 +177,15 @@ def _train(
     return _summarise(trainer, callback, plan, prepared, run, output, time.monotonic() - started)
 
 
-def _nothing_left(plan: Plan, prepared: _Prepared, run: Run, output: Path) -> Summary:
+def _stopped(plan: Plan, run: Run, output: Path, reason: str) -> Summary:
+    """Nothing was trained on: all is as it was."""
+    return Summary(
+        run=run.id, outcome="stopped", output=str(output), reason=reason or "another process was asked to stop", total_steps=plan.step or 0,
+        resumed_step=plan.step, examples=plan.examples, tokens=plan.tokens,
+    )  # fmt: skip
+
+
+def _nothing_left(plan: Plan, prepared: Readied, run: Run, output: Path) -> Summary:
     """The newest checkpoint has seen the whole file: only the word that it is done was lost."""
     return Summary(
         run=run.id, outcome="completed", output=str(output), steps=0, total_steps=plan.step or 0, resumed_step=plan.step,
@@ -202,9 +193,7 @@ def _nothing_left(plan: Plan, prepared: _Prepared, run: Run, output: Path) -> Su
     )  # fmt: skip
 
 
-def _trainer(
-    config: TrainerConfig, prepared: _Prepared, training: Any, output: Path, *, until: int | None, saw: Callable[[int, int], None] | None
-) -> Any:
+def _trainer(config: TrainerConfig, prepared: Readied, training: Any, output: Path, collate: tokens.Collator, *, until: int | None) -> Any:
     from transformers import PrinterCallback, Trainer
 
     from trainbus.trainer_node.evaluation.figures import trainer_options
@@ -214,7 +203,7 @@ def _trainer(
         args=training_arguments(config, output, evaluates=prepared.evaluation is not None, until=until),
         train_dataset=training,
         eval_dataset=prepared.evaluation,
-        data_collator=tokens.Collator(prepared.built.tokenizer.pad_token_id, saw),
+        data_collator=collate,
         processing_class=prepared.built.tokenizer,
         **(trainer_options() if prepared.evaluation is not None else {}),
     )
@@ -243,9 +232,7 @@ def _watching(callback: TrainbusCallback, watcher: Observer, begins: Callable[[]
     return Watching()
 
 
-def _summarise(
-    trainer: Any, callback: TrainbusCallback, plan: Plan, prepared: _Prepared, run: Run, output: Path, seconds: float
-) -> Summary:
+def _summarise(trainer: Any, callback: TrainbusCallback, plan: Plan, prepared: Readied, run: Run, output: Path, seconds: float) -> Summary:
     report, stats = prepared.training.stats(), callback.stats()
     return Summary(
         run=run.id,
@@ -281,13 +268,6 @@ def _peak_memory() -> int | None:
 
 def _number(loss: Any) -> float | None:
     return None if loss is None else float(loss)
-
-
-@contextmanager
-def _phase(run: Run, watcher: Observer, name: str) -> Iterator[Any]:
-    watcher.phase(name)
-    with run.phase(name) as phase:
-        yield phase
 
 
 @contextmanager

@@ -1,7 +1,8 @@
 """One file of a continuous training: in which order its examples come, and where a checkpoint says that it stands.
 
-A checkpoint's marker carries, for each file that is not done, how many of its examples the weights have seen. So weights and positions
-can't disagree, whichever checkpoint a training goes on from: every example is seen once, also across pause, stop, skip and kill -9.
+A checkpoint's marker carries, for each file that is not done, how many of its examples (rows, where they are packed) the weights have
+seen. So weights and positions can't disagree, whichever checkpoint a training goes on from: every example is seen once, also across pause,
+stop, skip and kill -9.
 """
 
 from __future__ import annotations
@@ -28,12 +29,14 @@ class Part(Struct, frozen=True, kw_only=True):
         run: The continuous run, the same for all jobs.
         rejected: File for the lines that are no examples.
         unfinished: Ids of the other jobs whose positions still count.
+        unlock: As in `Resume`.
     """
 
     job: str
     run: str
     rejected: str = ""
     unfinished: tuple[str, ...] = ()
+    unlock: bool = False
 
 
 def presentation_order(examples: int, epochs: float, seed: int, job: str) -> Sequence[int]:

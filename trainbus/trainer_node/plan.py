@@ -58,7 +58,7 @@ def make_plan(config: TrainerConfig, resume: Resume, part: Part | None = None) -
     if resume.path:
         path = Path(resume.path).expanduser()
         checkpoints.require_whole(path)
-        return _continue(config, name, path, Path(config.output) if config.output else path.parent, ())
+        return _continue(config, name, path, Path(config.output) if config.output else path.parent, (), unlock=resume.unlock)
     output = Path(config.output).expanduser() if config.output else None
     if part is not None:
         return _next_part(config, name, output or RUNS / name, part)
@@ -67,7 +67,7 @@ def make_plan(config: TrainerConfig, resume: Resume, part: Part | None = None) -
             raise ConfigError("--resume needs to know where the checkpoints are.", hint=_known_outputs(), key="trainer.output")
         path, unfinished = checkpoints.choose(output)
         notes = tuple(f"{other.name} was never finished; it is passed over" for other in unfinished)
-        return _continue(config, name, path, output, notes)
+        return _continue(config, name, path, output, notes, unlock=resume.unlock)
     if output is not None and checkpoints.listed(output):
         hint = "Go on with --resume, or choose another --output."
         raise ConfigError(f"{output} holds checkpoints of an earlier training.", hint=hint, key="trainer.output", found=str(output))
@@ -79,10 +79,10 @@ def _next_part(config: TrainerConfig, name: str, output: Path, part: Part) -> Pl
         return Plan(name=name, run=part.run, output=output)  # nothing was ever saved wholly
     path, unfinished = checkpoints.choose(output)
     notes = tuple(f"{other.name} was never finished; it is passed over" for other in unfinished)
-    return _continue(config, name, path, output, notes)
+    return _continue(config, name, path, output, notes, unlock=part.unlock)
 
 
-def _continue(config: TrainerConfig, name: str, path: Path, output: Path, notes: tuple[str, ...]) -> Plan:
+def _continue(config: TrainerConfig, name: str, path: Path, output: Path, notes: tuple[str, ...], *, unlock: bool) -> Plan:
     marker = checkpoints.read_marker(path)
     known = checkpoints.read_run_file(output)
     if known is not None and known.method and known.method != config.method:
@@ -90,6 +90,8 @@ def _continue(config: TrainerConfig, name: str, path: Path, output: Path, notes:
         raise ModelError(
             problem, hint=f"Resume with --method {known.method}.", key="trainer.method", found=config.method, allowed=known.method
         )
+    if known is not None and not unlock:
+        _require_locked(known, config, output)
     if checkpoints.is_fsdp(path) != (parallel.asked(config) == "fsdp"):
         how, wanted = ("by FSDP", '"fsdp"') if checkpoints.is_fsdp(path) else ("without FSDP", '"auto" or "ddp"')
         problem = f"{path} was saved {how}, which alone can read it."
@@ -112,6 +114,15 @@ def _continue(config: TrainerConfig, name: str, path: Path, output: Path, notes:
         positions=marker.positions if marker else {},
         notes=notes,
     )
+
+
+def _require_locked(known: checkpoints.RunFile, config: TrainerConfig, output: Path) -> None:
+    """A run goes on with the model and the length that it was begun with: what it has learned and measured belongs to them."""
+    for key, before, now in (("model", known.model, config.model), ("max_length", known.max_length, config.max_length)):
+        if before and before != now:
+            problem = f"{output} was trained with {key} = {before!r}, and this job says {now!r}."
+            hint = f"Set trainer.{key} back, or go on with the new one by --unlock."
+            raise ConfigError(problem, hint=hint, key=f"trainer.{key}", found=now, allowed=before)
 
 
 def _known_outputs() -> str:

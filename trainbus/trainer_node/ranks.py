@@ -7,7 +7,8 @@ never waits for a device, and it may take as long as a pause does.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -67,6 +68,17 @@ class Ranks:
     def wait(self) -> None:
         """Until all are here."""
         self.gather([0.0])
+
+    @contextmanager
+    def first(self) -> Iterator[None]:
+        """Rank 0 does what is inside, and then the others, who find what it has made. When it fails, they try by themselves."""
+        if self.rank:
+            self.wait()
+        try:
+            yield
+        finally:
+            if not self.rank:
+                self.wait()
 
 
 def join() -> Ranks:

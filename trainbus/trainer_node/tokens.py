@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -24,11 +25,13 @@ class Collator:
     Args:
         pad: The token of padding.
         saw: Told of each batch how many tokens carry loss, and how many there are without padding.
+        packs: Gets the number of examples in each batch of packs, in the order in which they are asked for.
     """
 
-    def __init__(self, pad: int, saw: Callable[[int, int], None] | None = None) -> None:
+    def __init__(self, pad: int, saw: Callable[[int, int], None] | None = None, packs: deque[int] | None = None) -> None:
         self._pad = pad
         self._saw = saw
+        self._packs = packs
 
     def __call__(self, rows: Sequence[Mapping[str, list[int]]]) -> dict[str, Any]:
         """Tensors ``input_ids``, ``labels``, and ``attention_mask`` or ``position_ids``, each (rows, longest)."""
@@ -44,6 +47,8 @@ class Collator:
         if self._saw is not None:
             self._saw(int((batch["labels"] != IGNORED).sum()), sum(lengths))
         if "position_ids" in rows[0]:
+            if self._packs is not None:
+                self._packs.append(sum(row["position_ids"].count(0) for row in rows))
             positions = [[*row["position_ids"], *range(longest - length)] for row, length in zip(rows, lengths, strict=True)]
             return batch | {"position_ids": torch.tensor(positions)}
         return batch | {"attention_mask": torch.tensor([[1] * length + [0] * (longest - length) for length in lengths])}

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import shutil
-import zipfile
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -13,14 +11,15 @@ from typing import Any, Protocol
 import numpy as np
 from msgspec import Struct
 
-from trainbus.bus.home import home, write_atomically
+from trainbus.bus.home import home
 from trainbus.errors import DataError
 from trainbus.trainer_node import data
 from trainbus.trainer_node.config import Policy, TrainerConfig
-from trainbus.trainer_node.dataset.cache import TokenCache, Tokenised, recipe_of
+from trainbus.trainer_node.dataset.cache import CacheStats, TokenCache, Tokenised, recipe_of
+from trainbus.trainer_node.dataset.choice import ALONE, NEVER, Choice, Layout, require_same_layout
 from trainbus.trainer_node.dataset.encoding import Integers
 from trainbus.trainer_node.dataset.fingerprints import Fingerprinted
-from trainbus.trainer_node.dataset.overlaps import TRAINED, Overlap, remember, repeated, seen_before, shared
+from trainbus.trainer_node.dataset.overlaps import Overlap, remember, repeated, seen_before, shared
 from trainbus.trainer_node.dataset.packing import Packed
 from trainbus.trainer_node.dataset.reading import reading_of
 from trainbus.trainer_node.dataset.statistics import PLAIN_TEXT, lengths, require_masked, require_whole
@@ -48,7 +47,7 @@ class Dataset(Fingerprinted, Protocol):
 class Ready(Struct, frozen=True, kw_only=True):
     """What a job trains on and measures on, and how many lines of its data are no examples. ``chosen``: before they were packed.
 
-    ``plain``: the data are plain text, all of which is learned.
+    ``plain``: the data are plain text, all of which is learned. ``afresh``: what was shown of them before does not count.
     """
 
     training: Dataset
@@ -56,6 +55,7 @@ class Ready(Struct, frozen=True, kw_only=True):
     evaluation: Dataset | None
     rejected: int
     plain: bool
+    afresh: bool
 
 
 class Preparation:
@@ -80,7 +80,17 @@ class Preparation:
         self._training = recipe_of(config.data, tokenizer, config.max_length, tolerant=tolerant, reading=reading)
         self._evaluation = recipe_of(config.eval_file, tokenizer, config.max_length, reading=reading) if config.eval_file else None
 
-    def run(self, output: Path, rejected: Path | None, *, job: str = "", progress: Callable[[float], None] | None = None) -> Ready:
+    def run(
+        self,
+        output: Path,
+        rejected: Path | None,
+        *,
+        job: str = "",
+        step: int | None = None,
+        unlock: bool = False,
+        batch: int = 0,
+        progress: Callable[[float], None] | None = None,
+    ) -> Ready:
         """Tokenise, or find that it was done before, and look for examples that are there twice.
 
         Args:
@@ -88,9 +98,13 @@ class Preparation:
             rejected: Where lines that are no examples are kept with their reasons, if there are any; None: another process keeps them.
             job: Of a continuous training. Its choice of examples is kept in the output until `finish`: it must stay the same when
                 the job goes on, whatever other jobs have done meanwhile.
+            step: Of the checkpoint that is gone on from, whose position in these data counts; None when none of them was shown before.
+            unlock: Go on also when they are laid out otherwise than then.
+            batch: Examples of an optimizer step, where positions count steps.
 
         Raises:
             DataError: The data can't be trained on.
+            ConfigError: They are laid out otherwise than when they were begun.
         """
         found = self._cache.get(self._training, self.tokenizer, progress=progress)
         self._tell_rejected(found, rejected)
@@ -107,15 +121,36 @@ class Preparation:
             require_whole(found.dataset, self._config.data, self._config.max_length)
         for line in lengths(found.dataset, self._config.max_length, row_format=found.format).advice:
             self._note(line)
-        choice = Choice(output, job, f"{found.key}-{self._evaluation.key if self._evaluation else self._config.eval_fraction}")
-        if (known := choice.read()) is None:
+        choice = Choice(output, job or ALONE, self._layout(batch))
+        changed = choice.changed() if step is not None else []
+        if changed and not unlock:
+            require_same_layout(choice, self._config.data, alone=not job)
+        if changed and job:
+            self._note(f"{'; '.join(changed)}: the file is shown from its beginning")
+        known = choice.read() if job or step is not None else None  # a training of one file that begins anew chooses anew
+        if known is None:
             chosen = self._screened(Selection(found.dataset, chosen), evaluation, output, job)
-            choice.write(chosen)
+            choice.write(chosen, anew=step if changed and job and step is not None else NEVER)
         else:
             chosen = known
         examples = found.dataset if len(chosen) == len(found.dataset) else Selection(found.dataset, chosen)
         training = self._packed(examples) if self._config.packing else examples
-        return Ready(training=training, chosen=examples, evaluation=evaluation, rejected=found.rejected, plain=found.format == PLAIN_TEXT)
+        afresh = bool(job) and step is not None and choice.anew_at(step)
+        plain = found.format == PLAIN_TEXT
+        return Ready(training=training, chosen=examples, evaluation=evaluation, rejected=found.rejected, plain=plain, afresh=afresh)
+
+    def stats(self) -> CacheStats:
+        """What was tokenised, and what was found to be there."""
+        return self._cache.stats()
+
+    def _layout(self, batch: int) -> Layout:
+        config, recipe = self._config, self._training
+        held = f"{config.eval_fraction} {config.eval_most}" if config.eval_fraction else ""
+        return {
+            "data": recipe.content, "evaluation": self._evaluation.key if self._evaluation else held, "tokenizer": recipe.tokenizer,
+            "reading": str(recipe.reading.parts), "max_length": config.max_length, "packing": config.packing, "seed": config.seed,
+            "tolerant": recipe.tolerant, "batch": batch,
+        }  # fmt: skip
 
     def _packed(self, examples: TokenDataset | Selection) -> Packed:
         size = self._config.max_length
@@ -168,44 +203,4 @@ def finish(output: Path, job: str, source: str, training: Dataset) -> None:
     """A job of a continuous training is done: remember what its weights have seen. What can't be written is not worth a failure."""
     with suppress(OSError):
         remember(output, job, Path(source).name, training)
-        Choice(output, job, "").forget()
-
-
-class Choice:
-    """Which examples of a file a job of a continuous training is trained on.
-
-    Args:
-        output: The run's.
-        job: Its id; empty: nothing is kept.
-        key: What the choice follows from, beside what other jobs did. A choice that was made with another key counts no more.
-    """
-
-    def __init__(self, output: Path, job: str, key: str) -> None:
-        self._path = output / TRAINED / f"{job}.choice" if job else None
-        self._key = key
-
-    def read(self) -> Integers | None:
-        """The choice; None when none was made, or it is damaged."""
-        if self._path is None or not self._path.exists():
-            return None
-        try:
-            with np.load(self._path) as kept:
-                return np.array(kept["indices"]) if str(kept["key"]) == self._key else None
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile):
-            return None
-
-    def write(self, indices: Integers) -> None:
-        """Keep it.
-
-        Raises:
-            OSError: It can't be written.
-        """
-        if self._path is not None:
-            content = io.BytesIO()
-            np.savez(content, key=self._key, indices=indices)
-            write_atomically(self._path, content.getvalue())
-
-    def forget(self) -> None:
-        """The job is done."""
-        if self._path is not None:
-            self._path.unlink(missing_ok=True)
+        Choice(output, job, {}).forget()

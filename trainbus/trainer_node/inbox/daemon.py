@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import queue as threads
 import signal
+import sqlite3
 import time
 from contextlib import ExitStack, suppress
 from functools import partial
@@ -74,6 +75,7 @@ class Daemon:
         config: Its ``inbox`` is the folder.
         teller: Who is told.
         root: The state directory; None for TRAINBUS_HOME.
+        unlock: Go on also with settings other than those that the run was begun with.
         inquests: Explain the death of a worker.
 
     Raises:
@@ -88,6 +90,7 @@ class Daemon:
         *,
         root: Path | None = None,
         until_empty: bool = False,
+        unlock: bool = False,
         inquests: Inquests = PlainInquest,
     ) -> None:
         require_endless(config)
@@ -101,11 +104,13 @@ class Daemon:
         self._run = known.run if known else default_run_id(name)
         self._teller = teller
         self._until_empty = until_empty
+        self._unlock = unlock
         self._inquests = inquests
         self._room = Room(self._output, config.free_disk)
         self._room_at_home = Room(self._folder, config.free_disk)  # for the queue, logs and spools
         self._happened: threads.SimpleQueue[messages.Message | Ended | events.Command | None] = threads.SimpleQueue()
         self._child: Child | None = None
+        self._over: int | None = None
         self._inquest: Inquest | None = None
         self._next_look = self._next_forecast = 0.0
         self._announce = True
@@ -171,19 +176,22 @@ class Daemon:
     def _step(self) -> bool:
         """Look, act, wait for something to happen; False when there is nothing more to do."""
         now = time.monotonic()
-        for taken in self._intake.look(now):
+        full = self._room_at_home.lacking()
+        for taken in () if full else self._intake.look(now):
             self._taken(taken)
         if self._queue.changed_elsewhere():
             self._tell_changes()
         if self._child is None:
             if self._stopping or (self._until_empty and not self._queue.jobs(WAITING) and not self._intake.waiting()):
                 return False
-            if why := self._why_not(now):
+            if why := self._why_not(now) or full:
                 self._wait(why)
             else:
                 self._start()
-        else:
+        elif self._over is None:
             self._watch_over(self._child, now)
+        else:
+            self._conclude(self._child, self._over)
         with suppress(threads.Empty):
             self._handle(self._happened.get(timeout=TICK_SECONDS))
         return True
@@ -199,7 +207,7 @@ class Daemon:
             return f"the queue is held {flag.since}; `trainbus control queue-release`"
         if now < self._not_before:
             return "a pause before the next attempt"
-        return self._room.lacking() or self._room_at_home.lacking()
+        return self._room.lacking()
 
     def _wait(self, why: str) -> None:
         if why != self._waits:
@@ -216,7 +224,7 @@ class Daemon:
         unfinished = tuple(other.id for other in self._queue.jobs(UNFINISHED) if other.id != job.id)
         order = messages.Order(
             config=msgspec.structs.replace(self._config, data=str(job.path)),
-            part=Part(job=job.id, run=self._run, unfinished=unfinished, rejected=str(self._intake.rejected(job))),
+            part=Part(job=job.id, run=self._run, unfinished=unfinished, rejected=str(self._intake.rejected(job)), unlock=self._unlock),
             lock=str(self._folder / "worker.lock"),
             daemon=os.getpid(),
             announce=self._announce,
@@ -251,16 +259,26 @@ class Daemon:
         elif child is None or happened is None:
             return
         elif isinstance(happened, Ended):
-            self._settle(child, happened.code)
+            self._over = happened.code
+            self._conclude(child, happened.code)
         else:
             if isinstance(happened, messages.Answer):
-                self._note_answer(child, happened.result)
+                try:
+                    self._note_answer(child, happened.result)
+                except sqlite3.OperationalError as error:
+                    self._teller.note(f"{happened.result.verb} holds for this trainer alone: it can't be written down ({error})")
             child.take(happened, time.monotonic())
             if isinstance(happened, messages.Phase | messages.Step):
                 self._account.beat(child.phase, child.step)
             self._teller.message(happened)
 
     def _obey(self, command: events.Command) -> None:
+        try:
+            self._act(command)
+        except sqlite3.OperationalError as error:  # a full disk: nothing was changed
+            self._account.answer(command, "refused", f"it can't be written down: {error}")
+
+    def _act(self, command: events.Command) -> None:
         child = self._child
         if self._desk.edits(command):
             self._desk.edit(command)
@@ -270,6 +288,9 @@ class Daemon:
             self._desk.idle(command)
         elif command.verb in ("stop", "skip") and not child.began and child.interrupted is None:
             self._account.answer(command, "accepted", "it is still being loaded: nothing has to be saved")
+            child.interrupt(command)
+        elif command.verb == "pause" and not child.phase and child.interrupted is None and self._queue.flag(PAUSED) is None:
+            self._queue.set_flag(PAUSED, self._desk.said(command))  # it hears nothing before its libraries are loaded
             child.interrupt(command)
         else:
             child.pass_on(command)
@@ -290,6 +311,15 @@ class Daemon:
         elif command.verb == "set":
             kept = self._intervals.keep(self._desk.said(command), result.result.get("now", {}))
             self._config = msgspec.structs.replace(self._config, **kept)
+
+    def _conclude(self, child: Child, code: int) -> None:
+        """Settle it, as soon as what becomes of it can be written down; who is stopped leaves that to the next trainer."""
+        if full := self._room_at_home.lacking():
+            self._wait(full)
+            self._child = None if self._stopping else child
+            return
+        self._over = None
+        self._settle(child, code)
 
     def _settle(self, child: Child, code: int) -> None:
         """A worker is gone: what becomes of its job, of the commands that it left, and of the daemon."""

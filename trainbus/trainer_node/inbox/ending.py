@@ -100,11 +100,11 @@ class Ending:
         """Bad data fail the file; a model that can't be had would fail every file, so that ends the daemon."""
         job = child.job
         self._note_failure(child, refused.problem)
+        if is_disk_full(refused.problem):  # also where data could not be tokenised
+            return self._wait_for_room(job, refused.problem)
         if refused.kind == DataError.__name__:
             self._give_up(job, f"{refused.problem} {refused.hint}".strip())
             return Next()
-        if is_disk_full(refused.problem):
-            return self._wait_for_room(job, refused.problem)
         if refused.trained:
             self._account.crash(job, Crash(kind="refused", reason=refused.problem, advice=refused.hint), (), step=None, log="")
             return self._try_again(job, refused.problem)
@@ -118,6 +118,9 @@ class Ending:
             reason = asked.reason or f"{asked.verb} was asked for by {asked.requested_by or 'a command'}"
             if asked.verb == "skip":
                 self._skip(job, reason)
+                return Next(broke_off=True)
+            if asked.verb == "pause":
+                self._tell(self._queue.put_back(job, reason), "waits: paused before it began")
                 return Next(broke_off=True)
             stopping = stopping or reason
         if stopping and not child.hang:  # it was told to end before it had anything to save
