@@ -52,9 +52,10 @@ def status(server: Administration, as_json: bool) -> None:
         print_json(info)
         return
     jobs = ", ".join(f"{count} {word}" for word, count in info.jobs.items() if count) or "none"
+    models, requests = ", ".join(info.models) or "none", f"{info.requests:,}, {info.errors:,} failed"
     _facts(
-        ("health", health), ("version", info.version), ("up for", duration(info.uptime)), ("device", info.device), ("active model", info.active or "none"),
-        ("models", ", ".join(info.models) or "none"), ("requests", f"{info.requests:,}, {info.errors:,} failed"), ("jobs", jobs),
+        ("health", health), ("version", info.version), ("up for", duration(info.uptime)), ("device", info.device),
+        ("active model", info.active or "none"), ("models", models), ("requests", requests), ("jobs", jobs),
     )  # fmt: skip
 
 
