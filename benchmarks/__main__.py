@@ -40,6 +40,7 @@ BENCHMARKS = {
     "detector": "the anomaly plugin's cost of an event",
     "tokenising": "a file of 100,000 chats: speed and peak memory, beside datasets.map and the naive way",
     "serving": "answers in batches beside one at a time, and swapping adapters",
+    "examining": "what a training pays while its checkpoints are examined, on this machine and elsewhere",
     "memory_cost": "the memory plugin's own CPU and memory while nothing happens",
 }
 WITH_PEERS = ("publish", "kill_peers", "cost", "throughput", "latency", "scale")

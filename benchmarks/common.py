@@ -143,15 +143,18 @@ def wait_until(ready: Callable[[], object], deadline: float = 15.0) -> None:
 
 
 @contextlib.contextmanager
-def server(command: list[str], ready: Callable[[], object]) -> Iterator[None]:
-    """A peer's server process."""
+def server(command: list[str], ready: Callable[[], object], deadline: float = 15.0) -> Iterator[None]:
+    """A server's process, which has so many seconds to begin."""
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        wait_until(ready)
+        wait_until(ready, deadline)
         yield
     finally:
         process.terminate()
-        process.wait(10)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(10)
+        process.kill()
+        process.wait()
 
 
 @contextlib.contextmanager

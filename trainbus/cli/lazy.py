@@ -47,6 +47,7 @@ LAZY: dict[str, Lazy] = {
     "create": Lazy("Models", "trainbus.cli.create:command", "Make a model that has learnt nothing yet."),
     "generate": Lazy("Models", "trainbus.cli.generate:command", "Let a model write new training data into the inbox."),
     "serve": Lazy("Models", "trainbus.cli.serve:command", "Answer with models and checkpoints, in OpenAI's form."),
+    "server": Lazy("Models", "trainbus.cli.server:command", "Ask a running `trainbus serve` about its models, jobs, GPUs and power."),
     "plugins": Lazy("Plugins", "trainbus.cli.plugins:command", "List, add, remove or restart plugins; make and check your own."),
     "attach": Lazy("Plugins", "trainbus.cli.attach:command", "Run one plugin by hand against a running broker."),
     "runs": Lazy("History", "trainbus.cli.runs:command", "List, show, export or delete runs."),

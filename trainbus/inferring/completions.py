@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from msgspec import Struct
 
 from trainbus.bus.events import DECODE_ERRORS
 from trainbus.errors import ProtocolError, RefusedError, TrainbusError, UnreachableError
+
+T = TypeVar("T")
 
 MAX_LINE_BYTES = 1 << 20
 """A longer line of a stream holds no piece of an answer."""
@@ -65,7 +67,7 @@ def read_piece(body: bytes, url: str) -> Piece:
         ProtocolError: It is neither.
         RefusedError: It tells an error.
     """
-    found = _decode(body, _Completion, "chat completion", url)
+    found = read(body, _Completion, "chat completion", url)
     if found.error:
         raise RefusedError(f"{url} broke off its answer: {_message(found.error)}", hint="Look at the server's log.", code="server")
     usage = found.usage or _Usage()
@@ -84,7 +86,7 @@ def read_models(body: bytes, url: str) -> list[str]:
     Raises:
         ProtocolError: It is none.
     """
-    return [model.id for model in _decode(body, _Models, "list of models", url).data]
+    return [model.id for model in read(body, _Models, "list of models", url).data]
 
 
 class EventStream:
@@ -150,7 +152,12 @@ def _message(told: Any) -> str:
     return quoted(told.encode() if isinstance(told, str) else msgspec.json.encode(told))
 
 
-def _decode(body: bytes, kind: type[Any], what: str, url: str) -> Any:
+def read(body: bytes, kind: type[T], what: str, url: str) -> T:
+    """An answer's JSON.
+
+    Raises:
+        ProtocolError: It is something else.
+    """
     try:
         return msgspec.json.decode(body, type=kind)
     except msgspec.ValidationError as error:

@@ -7,13 +7,15 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import SplitResult, urlsplit
 
 from trainbus.errors import ConfigError, RefusedError, UnreachableError
 from trainbus.inferring.asking import Answer, OnPiece, Prompt, Sampling, ignore, request_body
-from trainbus.inferring.completions import EventStream, Piece, read_models, read_piece, refusal
+from trainbus.inferring.completions import EventStream, Piece, read, read_models, read_piece, refusal
 from trainbus.inferring.exchange import Exchange
+
+T = TypeVar("T")
 
 DEFAULT_SECONDS = 300.0
 LIST_SECONDS = 10.0
@@ -61,6 +63,19 @@ class Server:
             if exchange.status != 200:
                 raise refusal(exchange.status, body, self.url)
             return read_models(body, self.url)
+
+    def request(self, method: str, path: str, kind: type[T], what: str, body: Any = None) -> T:
+        """The answer to something that needs no computing; ``what`` it should be, for a person.
+
+        Raises:
+            TrainbusError: As `models`.
+        """
+        with self._exchange(self.timeout) as exchange:
+            exchange.send(method, f"{self._base}{path}", body, self._headers)
+            told = exchange.whole()
+            if exchange.status not in (200, 202):
+                raise refusal(exchange.status, told, self.url)
+            return read(told, kind, what, self.url)
 
     def model(self, name: str = "", *, label: str = "", concurrency: int = DEFAULT_CONCURRENCY) -> ServerModel:
         """One of its models to ask; without a name the first that it lists. ``label`` is what it is called in what people read.
