@@ -78,16 +78,32 @@ def peers_python() -> str:
     return os.environ.get("BENCH_PYTHON") or (str(PEERS_PYTHON) if PEERS_PYTHON.exists() else sys.executable)
 
 
-@contextlib.contextmanager
-def peer(folder: Path, write: str, command: list[str], ready: tuple[str, str], port: int, steps: int) -> Iterator[psutil.Process]:
-    """A peer's server that answers ``ready``: a path, and what must stand there. Raises RuntimeError when it is not installed."""
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+def _environment() -> dict[str, str]:
+    """Without this tree: the peers stand in an environment of their own."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+
+
+def writing(folder: Path, write: str, steps: int) -> subprocess.Popen[str]:
+    """A process that writes the points in a peer's own way."""
     script = WRITE.format(metrics=METRICS, steps=steps, spikes=planted(steps)) + write
-    made = subprocess.run([peers_python(), "-c", script, str(folder)], env=environment, capture_output=True, text=True, check=False)
-    if made.returncode:
-        raise RuntimeError((made.stderr.strip().splitlines() or ["?"])[-1])
+    command = [peers_python(), "-c", script, str(folder)]
+    return subprocess.Popen(command, env=_environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+
+def version(name: str) -> str:
+    """A peer's version."""
+    command = [peers_python(), "-c", f"import importlib.metadata as m; print(m.version({name!r}))"]
+    return subprocess.run(command, env=_environment(), capture_output=True, text=True, check=False).stdout.strip() or "?"
+
+
+@contextlib.contextmanager
+def peer(folder: Path, writer: subprocess.Popen[str], command: list[str], ready: tuple[str, str], port: int) -> Iterator[psutil.Process]:
+    """A peer's server that answers ``ready``: a path, and what must stand there. Raises RuntimeError when it is not installed."""
+    told = writer.communicate()[1]
+    if writer.returncode:
+        raise RuntimeError((told.strip().splitlines() or ["?"])[-1])
     with (folder.parent / f"{folder.name}.log").open("w") as log:
-        server = subprocess.Popen([peers_python(), *command], env=environment, stdout=log, stderr=log)
+        server = subprocess.Popen([peers_python(), *command], env=_environment(), stdout=log, stderr=log)
     try:
         path, word = ready
         wait_until(lambda: word in _text(f"http://127.0.0.1:{port}{path}"), READY_SECONDS)
@@ -114,8 +130,8 @@ def visit(browser: Any, url: str, drawn: str) -> tuple[float, int]:
     sizes: list[float] = []
     line.on("Network.loadingFinished", lambda event: sizes.append(event["encodedDataLength"]))
     begin = time.perf_counter()
-    page.goto(url, wait_until="commit")
     with contextlib.suppress(TimeoutError):
+        page.goto(url, wait_until="commit", timeout=DRAWN_MS)
         page.wait_for_function(drawn, timeout=DRAWN_MS)
     taken = (time.perf_counter() - begin) * 1e3
     context.close()
@@ -127,8 +143,8 @@ def extremes(browser: Any, url: str, drawn: str) -> int:
     page = browser.new_context(viewport={"width": 1440, "height": 900}).new_page()
     answers: list[Any] = []
     page.on("response", lambda answer: answers.append(answer))
-    page.goto(url, wait_until="commit")
     with contextlib.suppress(TimeoutError):
+        page.goto(url, wait_until="commit", timeout=DRAWN_MS)
         page.wait_for_function(drawn, timeout=DRAWN_MS)
         page.wait_for_timeout(SETTLED_MS)
     seen: set[float] = set()
@@ -151,28 +167,31 @@ TRACKIO_CHART = "() => document.querySelector('.vega-embed canvas, .vega-embed s
 
 
 def bench(quick: bool) -> Result:
-    steps, rounds = (10_000, 3) if quick else (1_000_000, 5)
+    steps, rounds = (10_000, 3) if quick else (1_000_000, 3)
     found: dict[str, tuple[str, str]] = {}
     servers: dict[str, psutil.Process] = {}
     absent: dict[str, str] = {}
     rows: list[list[str | float | int]] = []
     with tempfile.TemporaryDirectory() as home, contextlib.ExitStack() as stack:
-        (_, url, _) = stack.enter_context(served(steps))
-        found["trainbus"] = (url, DRAWN)
         board, track = free_port(), free_port()
         logs, runs = Path(home) / "tensorboard", Path(home) / "trackio"
+        # Before the first visit all may work at once.
+        writers = {"tensorboard": writing(logs, TENSORBOARD, steps), "trackio": writing(runs, TRACKIO, steps)}
+        (_, url, _) = stack.enter_context(served(steps))
+        found["trainbus"] = (url, DRAWN)
         for name, make, address, drawn in (
             (
                 "tensorboard",
                 peer(
-                    logs, TENSORBOARD, ["-m", "tensorboard.main", "--logdir", str(logs), "--port", str(board), "--host", "127.0.0.1"],
-                    ("/data/plugin/scalars/tags", "loss"), board, steps,
+                    logs, writers["tensorboard"],
+                    ["-m", "tensorboard.main", "--logdir", str(logs), "--port", str(board), "--host", "127.0.0.1"],
+                    ("/data/plugin/scalars/tags", "loss"), board,
                 ),
                 f"http://127.0.0.1:{board}/", LINE_CHART,
             ),
             (
                 "trackio",
-                peer(runs, TRACKIO, ["-c", SHOW_TRACKIO, str(runs), str(track)], ("/", "<html"), track, steps),
+                peer(runs, writers["trackio"], ["-c", SHOW_TRACKIO, str(runs), str(track)], ("/", "<html"), track),
                 f"http://127.0.0.1:{track}/?project=bench", TRACKIO_CHART,
             ),
         ):  # fmt: skip
@@ -212,6 +231,6 @@ def bench(quick: bool) -> Result:
             *([Bar("first chart, as a share of the fastest other one", ours / min(others), 1.0, "")] if others else []),
             Bar("extremes that the first chart lost", float(lost), 0.0, ""),
         ],
-        peers=dict.fromkeys(servers, "measured") | absent,
+        peers={name: version(name) for name in servers} | absent,
         data={name: [list(one) for one in seen] for name, seen in visits.items()},
     )

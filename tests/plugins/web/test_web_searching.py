@@ -38,9 +38,9 @@ def test_paging_back_finds_each_match_once_and_ends():
         event.offset = offset
         context.history.append(event)
     wanted = [offset for offset in range(COUNT - 1, -1, -1) if offset % 13 == 0]
-    for limit in (1, 7, 200, 1000):
+    for limit in (7, 200):
         seen, before = [], COUNT
-        while before is not None and len(seen) < 60 * limit:
+        while before is not None and len(seen) < 20 * limit:
             found = search(context, words=("found",), before=before, limit=limit)
             assert len(found.events) <= limit
             seen += [event.offset for event in found.events]

@@ -97,6 +97,7 @@ def test_many_runs_and_pages_for_a_while_cost_no_memory_and_no_event(dashboard, 
             page.close()
 
 
+@pytest.mark.timeout(1_800)  # a loaded machine takes its time to start five browsers
 @pytest.mark.browser
 @needs_chromium[1]
 def test_five_real_pages_for_a_while_are_cheap_and_do_not_grow(page):
