@@ -32,6 +32,8 @@ def main(folder: Path) -> None:
             page.goto(context.url + address)
             with contextlib.suppress(Exception):
                 page.wait_for_selector(wait or ".uplot canvas", timeout=8_000)
+            # What is out of sight isn't laid out, and a picture of the full page scrolls nowhere.
+            page.evaluate("() => document.getElementById('events')?.style.setProperty('content-visibility', 'visible')")
             page.wait_for_timeout(700)
             page.screenshot(path=folder / f"{name}.png", full_page=True)
             page.close()

@@ -27,7 +27,7 @@ def free_port():
 
 
 def test_the_page_outlives_the_broker_and_the_server_without_a_reload_or_a_missing_point(system, visit):
-    """Both are killed while the training goes on; then a button of the page reaches the training, and its answer the page."""
+    """Both are killed while the training goes on; then the journal is searched; a button reaches the training, and its answer the page."""
     port = free_port()
     system.up("web", web={"port": port})
     web = system.wait_for_state("web", "running")
@@ -50,6 +50,10 @@ def test_the_page_outlives_the_broker_and_the_server_without_a_reload_or_a_missi
         shown = page.evaluate("fetch('/api/runs/live/series?metric=loss').then((a) => a.json()).then((a) => a.series[0].steps)")
         assert shown == list(range(1, 46))
         assert page.evaluate("window.sameDocument")
+        page.select_option("#events-kind", "step")
+        page.fill("#events-filter", "total_steps 60")
+        page.wait_for_function("() => document.querySelectorAll('#events .event').length === 45")
+        shows(page, "#events .end", "That is all.")
         page.click("[data-verb=save]")
         shows(page, "#orders li", "save")
         (command,) = wait_for(run.commands, 60.0)

@@ -46,7 +46,7 @@ function End({ looking }: { looking: Looking }) {
       {looking.busy ? (
         <span role="status">Searching the journal …</span>
       ) : looking.next === null ? (
-        <span class="meta">{looking.looked ? "That is all." : ""}</span>
+        <span class="meta">That is all.</span>
       ) : (
         <button id="events-older" type="button" class="quiet small" onClick={() => looking.back(true)}>
           {looking.narrowed ? "Search further back" : "Older events"}
@@ -110,7 +110,7 @@ export function EventsPanel() {
         ) : looking.busy ? null : (
           <Nothing>{looking.narrowed ? "No event matches." : "No event yet."}</Nothing>
         )}
-        <End looking={looking} />
+        {events.length || looking.narrowed ? <End looking={looking} /> : null}
       </div>
     </Panel>
   );
