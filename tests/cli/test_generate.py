@@ -10,8 +10,10 @@ import sys
 import pytest
 
 from tests.inferring.conftest import stand_in as stand_in
+from tests.plugins.retention.support import make
 from trainbus.cli.app import run
 from trainbus.cli.generate import files_waiting
+from trainbus.trainer_node.checkpoints import seal
 from trainbus.trainer_node.data import load_file
 from trainbus.trainer_node.inbox.daemon import queue_file
 from trainbus.trainer_node.inbox.intake import Intake
@@ -76,6 +78,17 @@ def test_new_examples_are_in_the_inbox_each_with_where_it_comes_from(writer, cli
     with Queue(queue_file()) as queue:
         assert [taken.job.name for taken in Intake(inbox, queue, settle=0.0).look(0.0)] == [told["file"]]
         assert len(load_file(queue.jobs(("queued",))[0].path).examples) == 6
+
+
+def test_a_row_names_the_checkpoint_that_wrote_it_by_its_id(writer, stand_in, cli, seeds, tmp_path):
+    """Its name alone is not enough: a resumed run saves a step again, with other weights."""
+    path = make(tmp_path / "out", 7, marker=False)
+    identity = seal(path, run="r-1", name="r", step=7).id
+    stand_in.models.append(identity)
+    code, told = cli(seeds, "--server", writer.url, "--model", f"{path.parent}:7", "--inbox", tmp_path / "inbox", "-n", 2, "--json")
+    assert (code, told.get("checkpoint")) == (0, identity), told
+    rows = [json.loads(line) for line in (tmp_path / "inbox" / told["file"]).read_text().splitlines()]
+    assert {row["lineage"]["checkpoint"] for row in rows} == {identity}
 
 
 def test_prompts_and_answers_become_examples_and_a_priority_its_folder(stand_in, cli, seeds, tmp_path):

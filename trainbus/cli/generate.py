@@ -146,13 +146,14 @@ def _make(order: _Order, *, quiet: bool) -> Lineage:
         outcome = Job(model, order.recipe, order.seeds, order.wanted, known, order.sampling).run(
             order.count, lambda came: bar.advance(bar.task_ids[0], came)
         )
-        name = model.name
+        name, checkpoint = model.name, model.checkpoint
     if known.stats().unreadable and not quiet:
         note(f"{known.stats().unreadable} files of the inbox can't be read: what is in them was not compared with.")
     lineage = Lineage(
         job=new_id(),
         created=time.time_ns(),
         model=name,
+        checkpoint=checkpoint,
         server=order.where.server.url if order.where.server else "",
         recipe=order.recipe,
         template=order.recipe.text,

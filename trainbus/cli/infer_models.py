@@ -37,8 +37,8 @@ def opened(name: str, where: Where) -> Iterator[Asked]:
         TrainbusError: There is no such model, or it can't be loaded.
     """
     if where.server is not None:
-        with _name_on(where.server, name) as (asked, label):
-            yield where.server.model(asked, label=label)
+        with _name_on(where.server, name) as (asked, label, checkpoint):
+            yield where.server.model(asked, label=label, checkpoint=checkpoint)
         return
     with named_model(name, reason="inference") as found:
         with stderr().status(f"loading {found.label}"):
@@ -53,12 +53,16 @@ def _loaded(found: Named, where: Where) -> LocalModel:
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"transformers\.")
     from trainbus.inferring.local import LocalModel  # loads torch
 
-    return LocalModel.load(found.label, found.place, device=where.device, dtype=where.dtype, base=where.base)
+    return LocalModel.load(found.label, found.place, device=where.device, dtype=where.dtype, base=where.base, checkpoint=_identity(found))
+
+
+def _identity(found: Named) -> str:
+    return found.record.id if found.record is not None else ""
 
 
 @contextmanager
-def _name_on(server: Server, name: str) -> Iterator[tuple[str, str]]:
-    """What a server calls the model that a person names (the same, or a checkpoint's id or path), and what we call it.
+def _name_on(server: Server, name: str) -> Iterator[tuple[str, str, str]]:
+    """What a server calls the model that a person names (the same, or a checkpoint's id or path), what we call it, and its id.
 
     A server that loads what it is asked for lists nothing of it before; so what isn't listed is asked by its path.
     """
@@ -68,10 +72,12 @@ def _name_on(server: Server, name: str) -> Iterator[tuple[str, str]]:
         listed = []
     with ExitStack() as stack:
         asked = label = name
+        checkpoint = ""
         if name and name not in listed:
             # A server may know models that nobody here does; it says so if it doesn't.
             with suppress(TrainbusError):
                 found = stack.enter_context(named_model(name, reason="inference"))
                 known = (found.record.id, found.label) if found.record else ()
                 asked, label = next((one for one in known if one in listed), found.place), found.label
-        yield asked, label
+                checkpoint = _identity(found)
+        yield asked, label, checkpoint

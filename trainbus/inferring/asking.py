@@ -78,9 +78,14 @@ def ignore(piece: str) -> None:
 
 
 class Asked(Protocol):
-    """A model that can be asked. Interrupting `ask` (Ctrl-C) ends the generation where it runs; the model can be asked again."""
+    """A model that can be asked. Interrupting `ask` (Ctrl-C) ends the generation where it runs; the model can be asked again.
+
+    ``name`` is what people call it, ``checkpoint`` the id of the checkpoint that it is; empty where it is none that the bus knows. A run
+    that was resumed may save a step again: then the name is the same, and the id another.
+    """
 
     name: str
+    checkpoint: str
 
     def ask(self, prompt: Prompt, sampling: Sampling, on_piece: OnPiece = ignore) -> Answer:
         """One answer, piece by piece as it is written.

@@ -24,12 +24,13 @@ NEEDED_FILES = ("*.json", "*.safetensors", "*.jinja", "tokenizer.model", "vocab.
 class LocalModel:
     """A loaded model. Close it, or use it in a ``with`` block. See `trainbus.inferring.asking.Asked`."""
 
-    def __init__(self, name: str, generator: Generator) -> None:
+    def __init__(self, name: str, generator: Generator, checkpoint: str = "") -> None:
         self.name = name
+        self.checkpoint = checkpoint
         self._generator = generator
 
     @classmethod
-    def load(cls, name: str, place: str, *, device: str = "auto", dtype: str = "auto", base: str = "") -> LocalModel:
+    def load(cls, name: str, place: str, *, device: str = "auto", dtype: str = "auto", base: str = "", checkpoint: str = "") -> LocalModel:
         """Load a folder, or a model of the hub, which is fetched when it isn't here.
 
         Args:
@@ -37,13 +38,14 @@ class LocalModel:
             place: The folder of a model or an adapter, or ``OWNER/NAME``.
             device: See `trainbus.serving.loading.load`; so is ``dtype``.
             base: The folder of an adapter's base; empty for the one that the adapter names.
+            checkpoint: The id of the checkpoint that it is.
 
         Raises:
             ModelError: It can't be had or loaded.
         """
         folder = place if Path(place).is_dir() else _fetched(place)
         loaded = load(folder, base=base or None, device=device, dtype=dtype)
-        return cls(name, Generator(loaded.model, loaded.tokenizer, adapter=loaded.adapter))
+        return cls(name, Generator(loaded.model, loaded.tokenizer, adapter=loaded.adapter), checkpoint)
 
     def __enter__(self) -> LocalModel:
         return self

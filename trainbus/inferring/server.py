@@ -77,8 +77,10 @@ class Server:
                 raise refusal(exchange.status, told, self.url)
             return read(told, kind, what, self.url)
 
-    def model(self, name: str = "", *, label: str = "", concurrency: int = DEFAULT_CONCURRENCY) -> ServerModel:
+    def model(self, name: str = "", *, label: str = "", checkpoint: str = "", concurrency: int = DEFAULT_CONCURRENCY) -> ServerModel:
         """One of its models to ask; without a name the first that it lists. ``label`` is what it is called in what people read.
+
+        ``checkpoint`` is the id of the checkpoint that it is.
 
         Raises:
             TrainbusError: As `models`, or it serves none.
@@ -88,7 +90,7 @@ class Server:
             if not listed:
                 raise RefusedError(f"{self.url} serves no model.", hint="Name one by --model if it loads them on demand.", code="server")
             name = listed[0]
-        return ServerModel(self, name, label=label, concurrency=concurrency)
+        return ServerModel(self, name, label=label, checkpoint=checkpoint, concurrency=concurrency)
 
     def complete(self, model: str, prompt: Prompt, sampling: Sampling, on_piece: OnPiece | None = None) -> Answer:
         """One answer; streamed when somebody wants its pieces.
@@ -161,9 +163,10 @@ class Server:
 class ServerModel:
     """One model of a server. See `trainbus.inferring.asking.Asked`."""
 
-    def __init__(self, server: Server, name: str, *, label: str = "", concurrency: int = DEFAULT_CONCURRENCY) -> None:
+    def __init__(self, server: Server, name: str, *, label: str = "", checkpoint: str = "", concurrency: int = DEFAULT_CONCURRENCY) -> None:
         self.server = server
         self.name = label or name
+        self.checkpoint = checkpoint
         self._asked = name
         self._concurrency = concurrency
 

@@ -49,6 +49,7 @@ class Lineage(Struct, frozen=True, kw_only=True):
     rejected: dict[str, int] = {}
     repeated: dict[str, int] = {}
     stopped: str = ""
+    checkpoint: str = ""
 
 
 def digest(content: bytes) -> str:
@@ -77,6 +78,8 @@ def deliver(inbox: Path, folder: str, lineage: Lineage, outcome: Outcome) -> Lin
         stopped=outcome.stopped,
     )
     source = {"job": lineage.job, "model": lineage.model, "template": lineage.template_digest}
+    if lineage.checkpoint:
+        source["checkpoint"] = lineage.checkpoint
     rows = [{**new.row, "lineage": {**source, "seeds": list(new.seeds)}} for new in outcome.accepted]
     try:
         records = inbox / RECORDS
