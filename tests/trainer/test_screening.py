@@ -188,6 +188,16 @@ def test_a_job_that_goes_on_keeps_its_choice_whatever_others_did_meanwhile(prepa
     assert prepare(two, job="c", duplicates="skip")[1] == [1]
 
 
+@pytest.mark.parametrize("content", [b"", b"PK", b"no archive", b"\x93NUMPY"])
+def test_a_damaged_choice_is_made_anew(prepare, write, tmp_path, content):
+    """As if none had been made: the same examples follow from the same data."""
+    one = write("a.jsonl", asked("one"), asked("two"))
+    lines = prepare(one, job="a")[1]
+    (kept,) = (tmp_path / "out").rglob("*.choice")
+    kept.write_bytes(content)
+    assert prepare(one, job="a")[1] == lines
+
+
 def test_check_tells_tokens_duplicates_and_leaks_on_the_command_line(write, tiny_base):
     """As text, and as JSON for programs; a policy that refuses makes it exit 7."""
     held = write("eval.jsonl", asked("one"))

@@ -11,6 +11,7 @@ from typing import NamedTuple, TypeAlias
 import msgspec
 import numpy as np
 
+from trainbus.bus.events import DECODE_ERRORS
 from trainbus.bus.home import write_atomically
 from trainbus.errors import ConfigError
 from trainbus.trainer_node.dataset.encoding import Integers
@@ -94,7 +95,7 @@ class Choice:
             with np.load(self._path) as kept:
                 layout = msgspec.json.decode(str(kept["key"]), type=dict[str, str | int | float | bool])
                 return _Kept(layout, np.array(kept["indices"]), int(kept["anew"]))
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile, msgspec.DecodeError):
+        except (OSError, EOFError, KeyError, zipfile.BadZipFile, *DECODE_ERRORS):
             return None
 
 
