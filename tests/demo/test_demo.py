@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -40,37 +41,59 @@ def test_a_directory_with_something_in_it_is_refused(tmp_path):
     assert "Traceback" not in done.stderr
 
 
-def guarded(process):
-    """A guard that was told of a process, and whose demo is gone."""
-    done = subprocess.run([sys.executable, "-m", "trainbus.demo.guard"], input=f"{process.pid}\n", text=True, check=False, timeout=120)
-    assert done.returncode == 0
+@pytest.fixture
+def start(tmp_path):
+    """Starts a process that lives in a demo's home."""
+    started = []
+
+    def start(*command):
+        environment = os.environ | {"TRAINBUS_HOME": str(tmp_path / "demo" / "home")}
+        started.append(subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
 
 
-def test_what_a_killed_demo_has_started_ends(tmp_path):
-    """Its guard reads from a pipe that ends with the demo."""
-    with subprocess.Popen(["sleep", "600"]) as sleeper:
-        guarded(sleeper)
-        assert sleeper.wait(60) == -signal.SIGTERM
+@pytest.fixture
+def guard(start):
+    """The guard of that demo, which is told so much before the demo is gone."""
+
+    def run(said):
+        process = start(sys.executable, "-m", "trainbus.demo.guard")
+        process.communicate(said, timeout=120)
+        assert process.returncode == 0
+
+    return run
+
+
+def test_what_a_killed_demo_has_started_ends(start, guard):
+    """Its guard reads from a pipe that ends with the demo. Who lives in another home is nobody's business."""
+    ours = start("sleep", "600")
+    with subprocess.Popen(["sleep", "600"]) as other:
+        guard("")
+        assert ours.wait(60) == -signal.SIGTERM
+        assert other.poll() is None
+        other.kill()
 
 
 @pytest.mark.slow
-def test_what_does_not_end_by_itself_ends_by_force(tmp_path):
+def test_what_does_not_end_by_itself_ends_by_force(start, guard):
     """After ten seconds."""
     deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); time.sleep(600)"
-    with subprocess.Popen([sys.executable, "-c", deaf], stdout=subprocess.PIPE, text=True) as stubborn:
-        assert stubborn.stdout.readline() == "deaf\n"
-        guarded(stubborn)
-        assert stubborn.wait(60) == -signal.SIGKILL
+    stubborn = start(sys.executable, "-c", deaf)
+    assert stubborn.stdout.readline() == "deaf\n"
+    guard("")
+    assert stubborn.wait(60) == -signal.SIGKILL
 
 
-def test_a_demo_that_ends_in_order_needs_no_guard(tmp_path):
+def test_a_demo_that_ends_in_order_needs_no_guard(start, guard):
     """Nothing is signalled after its word."""
-    with subprocess.Popen(["sleep", "600"]) as sleeper:
-        done = subprocess.run(
-            [sys.executable, "-m", "trainbus.demo.guard"], input=f"{sleeper.pid}\ndone\n", text=True, check=False, timeout=120
-        )
-        assert (done.returncode, sleeper.poll()) == (0, None)
-        sleeper.kill()
+    ours = start("sleep", "600")
+    guard("done")
+    assert ours.poll() is None
 
 
 @pytest.mark.slow

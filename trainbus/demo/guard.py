@@ -1,42 +1,53 @@
 """A process beside a demo that ends what the demo has started when the demo itself is gone, also by ``kill -9``.
 
-It reads a pipe whose other end only the demo holds: a number is a process to end, ``done`` says that nothing is left to do. The pipe's
-end without that word means that the demo was killed. Run as ``python -m trainbus.demo.guard``, with the demo's TRAINBUS_HOME.
+It reads a pipe whose other end only the demo holds. ``done`` says that nothing is left to do; the pipe's end without that word means
+that the demo was killed. Run as ``python -m trainbus.demo.guard``, with the demo's TRAINBUS_HOME: whatever lives in that home belongs
+to the demo.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
-import select
-import signal
 import subprocess
 import sys
 
+import psutil
+
 DONE = "done"
 GRACE_SECONDS = 10.0
-"""For each process, to end by itself after SIGTERM."""
+"""To end by oneself after SIGTERM."""
 
 
 def main() -> None:
     """Wait, and clean up if need be."""
-    processes: list[int] = []
-    for line in sys.stdin:
-        if line.strip() == DONE:
-            return
-        with contextlib.suppress(ProcessLookupError):
-            processes.append(os.pidfd_open(int(line)))  # a number could be somebody else's by the time that it is needed
-    for process in processes:
-        _signal(process, signal.SIGTERM)
+    if sys.stdin.read().strip() == DONE:
+        return
     subprocess.run([sys.executable, "-m", "trainbus", "down"], check=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    for process in processes:
-        if not select.select([process], [], [], GRACE_SECONDS)[0]:
-            _signal(process, signal.SIGKILL)
+    left = processes(os.environ["TRAINBUS_HOME"])
+    for process in left:
+        end(process)
+    for process in psutil.wait_procs(left, GRACE_SECONDS)[1]:
+        end(process, by_force=True)
 
 
-def _signal(process: int, number: signal.Signals) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        signal.pidfd_send_signal(process, number)
+def processes(home: str) -> list[psutil.Process]:
+    """All of this user's that live in a home, but for this one."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.pid != os.getpid() and process.environ().get("TRAINBUS_HOME") == home:
+                found.append(process)
+        except psutil.Error:  # another user's, or gone
+            continue
+    return found
+
+
+def end(process: psutil.Process, *, by_force: bool = False) -> None:
+    """A signal to exactly that process; none when its number is somebody else's by now."""
+    try:
+        process.kill() if by_force else process.terminate()
+    except psutil.NoSuchProcess:
+        return
 
 
 if __name__ == "__main__":

@@ -190,8 +190,8 @@ class Stage:
             with contextlib.suppress(BrokenPipeError):
                 self._guard.communicate(DONE)
 
-    def _guarded(self, process: subprocess.Popen[str] | None = None) -> None:
-        """From now on the bus, and ``process``, end when this process does, in whatever way."""
+    def _guarded(self) -> None:
+        """From now on all that lives in this home ends when this process does, in whatever way."""
         if self._guard is None:
             # A session of its own: what kills the demo's group must not kill it, too.
             self._guard = subprocess.Popen(
@@ -202,17 +202,13 @@ class Stage:
                 text=True,
                 start_new_session=True,
             )
-        assert self._guard.stdin is not None
-        if process is not None:
-            with contextlib.suppress(BrokenPipeError):
-                self._guard.stdin.write(f"{process.pid}\n")
-                self._guard.stdin.flush()
 
     def _trainbus(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "trainbus", *arguments]
         return subprocess.run(command, cwd=self.root, env=self._environment, capture_output=True, text=True, check=False)
 
     def _start(self, arguments: list[str], log: str, *, stdout: int) -> subprocess.Popen[str]:
+        self._guarded()
         file = (self.root / log).open("w")
         self._files.append(file)
         # A session of its own: Ctrl-C is for the demo, which ends its children in order.
@@ -227,5 +223,4 @@ class Stage:
             start_new_session=True,
         )
         self._processes.append(process)
-        self._guarded(process)
         return process
