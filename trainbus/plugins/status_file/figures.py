@@ -217,7 +217,7 @@ class Memory(Struct, kw_only=True):
             status.current_file = ""
         if event.state == "failed":
             status.error_type, status.error_message = "file", f"{event.file}: {event.reason}"
-        status.queue_size = sum(state in ("queued", "skipped") for state in self.jobs.values())
+        status.queue_size = sum(state == "queued" for state in self.jobs.values())
 
     def _metric(self, event: events.Metric) -> None:
         if event.name == "queue/megabytes_per_hour":

@@ -18,7 +18,6 @@ PACE_FILES = 10
 """Finished files whose pace is the pace of the queue, and whose spread is its interval."""
 
 PRIORITIES = ("high", "normal", "low")
-WAITING = ("queued", "skipped")
 
 
 class Forecast(Struct, frozen=True):
@@ -107,11 +106,11 @@ class QueueBoard:
         return ends
 
     def _waiting(self) -> list[_Entry]:
-        """In the order in which the trainer takes them, as far as events tell: the one in work, then by priority, skipped ones last."""
+        """In the order in which the trainer takes them, as far as events tell: the one in work, then by priority; no skipped one."""
         working = [entry for entry in self._entries.values() if entry.since]
-        waiting = [entry for entry in self._entries.values() if entry.job.state in WAITING]
+        waiting = [entry for entry in self._entries.values() if entry.job.state == "queued"]
         rank = {name: place for place, name in enumerate(PRIORITIES)}
-        waiting.sort(key=lambda entry: (entry.job.state == "skipped", rank.get(entry.job.priority, 1)))
+        waiting.sort(key=lambda entry: rank.get(entry.job.priority, 1))
         return list(chain(working, waiting))
 
     def _pace(self) -> float:

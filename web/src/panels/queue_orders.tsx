@@ -66,13 +66,14 @@ export function JobButtons({ job, sending }: { job: Job; sending: Sending }) {
       {text}
     </button>
   );
-  const waiting = job.state === "queued" || job.state === "skipped";
+  const waiting = job.state === "queued";
+  const aside = job.state === "skipped";
   return (
     <span class="deeds">
       {waiting && place > 0 ? button("higher", "↑", `Priority ${PRIORITIES[place - 1]}`, () => send("queue_priority", job, PRIORITIES[place - 1])) : null}
       {waiting && place >= 0 && place < 2 ? button("lower", "↓", `Priority ${PRIORITIES[place + 1]}`, () => send("queue_priority", job, PRIORITIES[place + 1])) : null}
-      {job.state === "failed" ? button("retry", "Retry", "Let it wait again", () => send("queue_retry", job)) : null}
-      {waiting
+      {job.state === "failed" || aside ? button("retry", "Retry", "Let it wait again", () => send("queue_retry", job)) : null}
+      {waiting || aside
         ? button("remove", "Remove", "Take it out of the queue", () =>
             ask({ verb: "queue_remove", job, title: "Take this file out of the queue?", text: "It is not trained on. The file itself is put aside, not deleted.", button: "Remove" }),
           )

@@ -22,7 +22,7 @@ const ACTIONS: Action[] = [
   { verb: "resume", text: "Resume", confirm: "" },
   { verb: "save", text: "Save", confirm: "" },
   { verb: "evaluate", text: "Evaluate", confirm: "" },
-  { verb: "skip", text: "Skip file …", confirm: "Work on the present data file ends with a checkpoint; the file waits behind all others. A run without an inbox refuses." },
+  { verb: "skip", text: "Skip file …", confirm: "Work on the present data file ends with a checkpoint; the file is laid aside until Retry in the queue. A run without an inbox refuses." },
   { verb: "set", text: "Learning rate …", confirm: "The schedule goes on in proportion to the new value." },
   { verb: "stop", text: "Stop …", confirm: "The run saves a checkpoint and ends. It can be started again from there, but not from here." },
 ];
