@@ -41,6 +41,7 @@ def stand_in(tmp_path, monkeypatch):
     )
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path / "site"), os.environ.get("PYTHONPATH", os.getcwd())]))  # noqa: PTH109
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)  # what it prints may come late
     monkeypatch.setenv("HARNESS_LOG", str(tmp_path / "harness.log"))
     return lambda: [json.loads(line) for line in (tmp_path / "harness.log").read_text().splitlines()]
 

@@ -82,12 +82,11 @@ async def evaluate(config: InferenceConfig, harness: HarnessConfig, task: str, m
         if process.returncode is None:
             process.kill()
             await asyncio.shield(process.wait())
-    lines = output.splitlines()
-    if process.returncode or not lines:
+    if process.returncode or not output:
         told = errors.decode("utf-8", "replace").strip().splitlines()
         raise AskError(Fault.TROUBLE, f"lm-evaluation-harness failed at {task}: {short(told[-1]) if told else 'it said nothing'}")
     try:
-        return msgspec.json.decode(lines[-1], type=TaskResult)
+        return msgspec.json.decode(output, type=TaskResult)
     except DECODE_ERRORS as error:
         raise AskError(Fault.TROUBLE, f"lm-evaluation-harness ended {task} with what is no result: {error}.") from error
 

@@ -1,8 +1,10 @@
-"""The process in which lm-evaluation-harness runs: an `Order` as JSON on stdin, a `TaskResult` as the last line of stdout."""
+"""The process in which lm-evaluation-harness runs: an `Order` as JSON on stdin, a `TaskResult` on stdout, and nothing else there."""
 
 from __future__ import annotations
 
+import os
 import sys
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -47,10 +49,10 @@ def run(order: Order) -> TaskResult:
 
 
 def main() -> None:
-    """Read, run, write."""
-    order = msgspec.json.decode(sys.stdin.buffer.read(), type=Order)
-    result = run(order)
-    sys.stdout.buffer.write(b"\n" + msgspec.json.encode(result) + b"\n")
+    """Read, run, write. What the library prints goes nowhere: it would come before, in or, from a buffer, behind the result."""
+    with os.fdopen(os.dup(1), "wb") as told, Path(os.devnull).open("wb") as nowhere:
+        os.dup2(nowhere.fileno(), 1)
+        told.write(msgspec.json.encode(run(msgspec.json.decode(sys.stdin.buffer.read(), type=Order))))
 
 
 if __name__ == "__main__":
