@@ -10,6 +10,7 @@ from msgspec import Struct
 
 from trainbus.inferring.asking import Answer
 from trainbus.inferring.generating.recipe import Asking
+from trainbus.judging.folding import folded
 from trainbus.trainer_node.formats import Example, Format, RowError, detect
 
 MAX_ANSWER_CHARACTERS = 1_000_000
@@ -50,13 +51,8 @@ def conversation_of(asking: Asking, answer: Answer) -> Picked:
 
 def texts_of(example: Example) -> tuple[str, str]:
     """Two texts by which examples are told to be the same: what is asked (empty for a plain text), and all of it."""
-    asked = "\n".join(_plain(turn.content) for turn in example.turns if turn.role != "assistant")
-    return asked, "\n".join([*(f"{turn.role}: {_plain(turn.content)}" for turn in example.turns), _plain(example.text)])
-
-
-def _plain(text: str) -> str:
-    """Neither case nor white space make another example."""
-    return " ".join(text.casefold().split())
+    asked = "\n".join(folded(turn.content) for turn in example.turns if turn.role != "assistant")
+    return asked, "\n".join([*(f"{turn.role}: {folded(turn.content)}" for turn in example.turns), folded(example.text)])
 
 
 def _validated(row: dict[str, Any], wanted: Format) -> Picked:

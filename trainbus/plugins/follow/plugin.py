@@ -25,7 +25,7 @@ MARK_SECONDS = 60.0
 FLUSH_SECONDS = 10.0
 
 
-class WatchStats(Struct, frozen=True, kw_only=True):
+class FollowStats(Struct, frozen=True, kw_only=True):
     """Counts since this process began; ``unreadable`` logs are a problem now."""
 
     watched: int
@@ -94,10 +94,10 @@ class FollowPlugin:
             reason = "the run is watched by its log: its training does not listen"
             context.publish(events.CommandResult(run=event.run, command=event.id, verb=event.verb, state="refused", reason=reason))
 
-    def stats(self) -> WatchStats:
+    def stats(self) -> FollowStats:
         """Counts."""
         every = self._watched.values()
-        return WatchStats(
+        return FollowStats(
             watched=len(every),
             published=self._published,
             bad_lines=sum(one.memory.place.bad for one in every),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from msgspec import Struct
 
 from trainbus.bus.events import RunStarted
 from trainbus.errors import DataError
+from trainbus.judging.folding import folded
 from trainbus.plugins.inference.exams import Exam
 from trainbus.plugins.inference.questions import MAX_LINE_BYTES, Question, parse
 
@@ -70,9 +70,5 @@ def leaks(path: Path, exams: Sequence[Exam]) -> list[Leak]:
 def _marks(question: Question) -> list[str]:
     """What two lines of one question have in common."""
     text = question.prompt or question.expected or ""
-    marks = [f"text {_normalised(text)}"] if text else []
+    marks = [f"text {folded(text)}"] if text else []
     return marks + ([f"id {question.id}"] if question.id and not question.id.isdecimal() else [])
-
-
-def _normalised(text: str) -> str:
-    return " ".join((text if text.isascii() else unicodedata.normalize("NFKC", text)).casefold().split())

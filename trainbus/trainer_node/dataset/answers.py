@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from trainbus.trainer_node.dataset.fingerprints import normalised
+from trainbus.judging.folding import folded
 from trainbus.trainer_node.formats import Example
 
 LEAST_CHARACTERS = 20
@@ -19,8 +19,8 @@ def answer_in_question(example: Example) -> str:
     """How the last answer stands in what was asked for it; empty when it does not."""
     if len(example.turns) < 2 or example.turns[-1].role != "assistant":
         return ""
-    question = normalised(example.turns[-2].content)
-    answer = normalised(example.turns[-1].content)
+    question = folded(example.turns[-2].content)
+    answer = folded(example.turns[-1].content)
     if len(answer) >= LEAST_CHARACTERS and answer in question:
         return "the whole answer stands in the question"
     if len(answer) > OPENING_CHARACTERS and answer[:OPENING_CHARACTERS] in question:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import unicodedata
 from array import array
 from typing import Protocol
 
 import numpy as np
 import xxhash
 
+from trainbus.judging.folding import folded
 from trainbus.trainer_node.dataset.encoding import Integers
 from trainbus.trainer_node.formats import Example
 
@@ -64,16 +64,9 @@ def fingerprint(example: Example) -> tuple[int, int, int, int]:
         if turn.role == "assistant" and number:
             prompt = normal.intdigest()
         exact.update(f"{turn.role}\0{turn.content}\0".encode("utf-8", "surrogatepass"))
-        normal.update(f"{turn.role}\0{normalised(turn.content)}\0".encode("utf-8", "surrogatepass"))
+        normal.update(f"{turn.role}\0{folded(turn.content)}\0".encode("utf-8", "surrogatepass"))
     if not example.turns:
         exact.update(example.text.encode("utf-8", "surrogatepass"))
-        normal.update(normalised(example.text).encode("utf-8", "surrogatepass"))
+        normal.update(folded(example.text).encode("utf-8", "surrogatepass"))
     own = xxhash.xxh3_64_intdigest(example.id.encode()) if example.id and not example.id.isdecimal() else 0
     return exact.intdigest(), normal.intdigest(), prompt, own
-
-
-def normalised(text: str) -> str:
-    """Two texts that differ in case, in the amount of blanks or in the form of their letters alone are the same here."""
-    if not text.isascii():
-        text = unicodedata.normalize("NFKC", text)
-    return " ".join(text.casefold().split())
