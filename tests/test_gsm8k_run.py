@@ -38,9 +38,11 @@ def example(tmp_path, shared_data, repository, monkeypatch):
 
 @pytest.fixture
 def server(example):
-    """`python serve.py` on a free port; its address."""
+    """The README's `trainbus serve` on a free port; its address."""
+    (example / "runs").mkdir()
+    command = [sys.executable, "-m", "trainbus", "serve", "--allow", "runs", "--threads", "1", "--port", "0", "--json"]
     with (example / "serve.log").open("w") as log:
-        process = subprocess.Popen([sys.executable, "serve.py", "--port", "0"], stdout=subprocess.PIPE, stderr=log, text=True)
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
         try:
             line = process.stdout.readline()
             assert line, (example / "serve.log").read_text()

@@ -155,9 +155,9 @@ def test_a_checkpoint_of_a_run_is_asked_on_a_server_by_its_path_or_by_the_name_t
 
 
 @pytest.mark.slow
-def test_the_demonstrations_server_answers_as_any_other_and_a_local_model_says_the_same(talker, cli):
-    """One model on this machine and on a real server of the OpenAI form that can't stream: greedy answers are equal."""
-    line = [sys.executable, "-m", "trainbus.demo.server", "--base", str(talker)]
+def test_a_server_and_a_local_model_say_the_same(talker, cli):
+    """One model in this process and behind `trainbus serve`: greedy answers are equal."""
+    line = [sys.executable, "-m", "trainbus", "serve", str(talker), "--device", "cpu", "--port", "0", "--json"]
     with subprocess.Popen(line, stdout=subprocess.PIPE, text=True) as server:
         try:
             url = json.loads(server.stdout.readline())["url"]

@@ -142,7 +142,7 @@ def _checkpoint(content: bytes, folder: Path) -> None:
     place = folder / "checkpoint-8"
     place.mkdir()
     for name in (
-        recognition.MARKER,
+        events.MARKER,
         recognition.STATE_FILE,
         recognition.PIN,
         versions.MANIFEST,
@@ -163,7 +163,7 @@ def _checkpoint(content: bytes, folder: Path) -> None:
 def _weights(content: bytes, folder: Path) -> None:
     place = folder / "checkpoint-8"
     place.mkdir()
-    (place / recognition.MARKER).write_bytes(b'{"files": {"model.safetensors": {"bytes": 1, "xxh3": "0"}}}')
+    (place / events.MARKER).write_bytes(b'{"files": {"model.safetensors": {"bytes": 1, "xxh3": "0"}}}')
     (place / "model.safetensors").write_bytes(content)
     verify.verify(place)
     keeping.verify(place)

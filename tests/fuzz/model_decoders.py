@@ -18,6 +18,7 @@ from tests.fuzz.bus_decoders import Decoder
 from tests.protocol.examples import example
 from trainbus.bus.broker.__main__ import _settings as broker_settings
 from trainbus.bus.config import BusConfig
+from trainbus.bus.events import MARKER
 from trainbus.bus.hosting.inflight import InflightFile
 from trainbus.bus.joining import Entry, Ledger
 from trainbus.errors import ConfigError, ModelError, PluginError, RefusedError, TrainbusError
@@ -154,7 +155,7 @@ def _store(content: bytes, folder: Path) -> None:
     """A manifest in the server's store, a checkpoint's contents, the list of a backup."""
     for place, name in (
         (folder / "models" / "one", store.MANIFEST),
-        (folder / "checkpoint", upload.MARKER),
+        (folder / "checkpoint", MARKER),
         (folder / "b", backups.MANIFEST),
     ):
         place.mkdir(parents=True)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from trainbus.bus.events import MARKER
 from trainbus.errors import ConfigError, ModelError
 from trainbus.trainer_node import checkpoints
-from trainbus.trainer_node.checkpoints import MARKER, choose, faults, listed, read_marker, require_whole, seal, unseal
+from trainbus.trainer_node.checkpoints import choose, faults, listed, read_marker, require_whole, seal, unseal
 from trainbus.trainer_node.config import Resume, TrainerConfig
 from trainbus.trainer_node.plan import make_plan
 from trainbus.trainer_node.sealing import Sealer

@@ -121,6 +121,10 @@ class Sample(Event, tag="sample"):
     metrics: dict[str, float] = field(default_factory=dict)
 
 
+MARKER = "trainbus_checkpoint.json"
+"""File in a complete checkpoint: its id, run, step, and the digest of each of its files."""
+
+
 class Checkpoint(Event, tag="checkpoint"):
     """A checkpoint directory changed state. ``id`` is run, step and digest together.
 

@@ -11,6 +11,7 @@ from typing import Any
 import click
 from rich.text import Text
 
+from trainbus.bus.events import MARKER
 from trainbus.cli.app import UsageError
 from trainbus.cli.checkpoint_scope import Scope, person, scope, the_record, without_bus_option
 from trainbus.cli.options import json_option
@@ -174,4 +175,4 @@ def _verified(paths: list[Path], *, quick: bool) -> Iterator[Verification]:
 
 def _is_model(path: Path) -> bool:
     """A model or a checkpoint itself, and not a directory of them."""
-    return any((path / name).exists() for name in ("config.json", "adapter_config.json", "trainer_state.json", "trainbus_checkpoint.json"))
+    return any((path / name).exists() for name in ("config.json", "adapter_config.json", "trainer_state.json", MARKER))

@@ -10,12 +10,13 @@ from pathlib import Path
 from msgspec import Struct
 
 from trainbus.bus.client import Client
+from trainbus.bus.events import MARKER
 from trainbus.cli.checkpoint_scope import CONNECT_TIMEOUT, Scope, read_book, retention_settings, scope, the_record
 from trainbus.cli.history import running_run
 from trainbus.errors import ModelError, RefusedError, UnreachableError
 from trainbus.inferring.names import Name, choose, parse
 from trainbus.plugins.retention.policies import BestConfig
-from trainbus.plugins.retention.recognition import MARKER, STATE_FILE, step_of
+from trainbus.plugins.retention.recognition import STATE_FILE, step_of
 from trainbus.plugins.retention.records import Record, position
 from trainbus.plugins.retention.verify import kind_of
 

@@ -9,8 +9,7 @@ import msgspec
 import pluggy
 
 from trainbus.errors import PluginError
-
-ENTRY_POINT_GROUP = "trainbus.plugins"
+from trainbus.hookspecs import ENTRY_POINT_GROUP
 
 
 def commands_of_plugin(name: str) -> click.Command | None:

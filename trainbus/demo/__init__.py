@@ -1,1 +1,1 @@
-"""The guided tour: small tasks, a small model, a small server, all five plugins."""
+"""The guided tour: small tasks, a small model, `trainbus serve`, all five plugins."""

@@ -110,8 +110,9 @@ class Stage:
         self.steps = steps or max(STEPS_MIN, min(STEPS_MAX, int(seconds / (a_step * STEP_COST))))
 
     def start_server(self) -> str:
-        """The OpenAI-compatible server that answers from checkpoints; returns its address."""
-        arguments = ["-m", "trainbus.demo.server", "--base", str(self.root / "base"), "--allow", str(self.root), "--port", "0"]
+        """``trainbus serve`` with the base and every checkpoint below the root, on one thread: training wants the others; its address."""
+        arguments = ["-m", "trainbus", "serve", str(self.root / "base"), "--allow", str(self.root), "--json"]
+        arguments += ["--device", "cpu", "--threads", "1", "--port", "0"]
         process = self._start(arguments, "server.log", stdout=subprocess.PIPE)
         assert process.stdout is not None
         line = process.stdout.readline()

@@ -5,10 +5,10 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from trainbus.bus.events import MARKER
 from trainbus.errors import ModelError
 from trainbus.plugins.retention.copying import copy_file, sync_directory
 from trainbus.plugins.retention.merging import merge_adapter
-from trainbus.plugins.retention.recognition import MARKER
 from trainbus.plugins.retention.thinning import is_disposable
 from trainbus.plugins.retention.verify import files_of, verify
 

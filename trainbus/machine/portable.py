@@ -6,9 +6,7 @@ import psutil
 
 from trainbus.bus.events import Memory, Process
 from trainbus.machine.text import UnknownError
-from trainbus.machine.training import Training
-
-START_TOLERANCE = 2.0
+from trainbus.machine.training import START_TOLERANCE, Training
 
 
 def read_memory() -> tuple[Memory, Memory]:

@@ -12,10 +12,8 @@ from trainbus.bus.events import MemoryGroup, Process, Worker
 from trainbus.machine.cgroups import Place, locate
 from trainbus.machine.pacing import Paced
 from trainbus.machine.text import UnknownError, read_text, sizes
-from trainbus.machine.training import Training, address_space_of
+from trainbus.machine.training import START_TOLERANCE, Training, address_space_of
 
-START_TOLERANCE = 2.0
-"""Seconds: clocks of process start are coarse. A process that is younger than the run's start event is another one with its number."""
 MAX_WORKERS = 16
 """Descendants named in an event, the biggest."""
 MEMBERS_PERIOD = 0.5

@@ -16,11 +16,10 @@ from pathlib import Path
 import msgspec
 import xxhash
 
-from trainbus.bus.events import DECODE_ERRORS, checkpoint_id
+from trainbus.bus.events import DECODE_ERRORS, MARKER, checkpoint_id
 from trainbus.bus.home import write_atomically
 from trainbus.errors import ModelError
 
-MARKER = "trainbus_checkpoint.json"
 RUN_FILE = "trainbus_run.json"
 CHUNK_BYTES = 1 << 20
 

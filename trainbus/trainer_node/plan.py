@@ -6,6 +6,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
+from trainbus.bus.events import MARKER
 from trainbus.errors import ConfigError, DataError, ModelError
 from trainbus.trainer_node import checkpoints, data, model, parallel
 from trainbus.trainer_node.config import FOLLOWS_METRICS, Resume, TrainerConfig
@@ -75,7 +76,7 @@ def make_plan(config: TrainerConfig, resume: Resume, part: Part | None = None) -
 
 
 def _next_part(config: TrainerConfig, name: str, output: Path, part: Part) -> Plan:
-    if not any((path / checkpoints.MARKER).is_file() for path in checkpoints.listed(output)):
+    if not any((path / MARKER).is_file() for path in checkpoints.listed(output)):
         return Plan(name=name, run=part.run, output=output)  # nothing was ever saved wholly
     path, unfinished = checkpoints.choose(output)
     notes = tuple(f"{other.name} was never finished; it is passed over" for other in unfinished)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.plugins.inference.tools import checkpoint, given_up, of
-from trainbus.bus.events import Eval
+from trainbus.bus.events import MARKER, Eval
 from trainbus.errors import ConfigError
 from trainbus.plugins.inference import upload
 
@@ -162,7 +162,7 @@ def test_what_a_marker_names_outside_its_checkpoint_goes_to_nobody(travel, exami
     """Neither by dots nor by a symbolic link: a checkpoint may come from anywhere."""
     (tmp_path / "secret.json").write_text('"secret"')
     dots, link = sealed(1, b"a"), sealed(2, b"a")
-    marker = Path(dots) / upload.MARKER
+    marker = Path(dots) / MARKER
     marker.write_text(marker.read_text().replace('"adapter_config.json"', '"../secret.json"'))
     (Path(link) / "adapter_config.json").unlink()
     (Path(link) / "adapter_config.json").symlink_to(tmp_path / "secret.json")

@@ -19,11 +19,10 @@ from typing import Any
 
 import msgspec
 
-from trainbus.bus.events import DECODE_ERRORS, Alert
+from trainbus.bus.events import DECODE_ERRORS, MARKER, Alert
 from trainbus.errors import TrainbusError
 from trainbus.plugins.anomaly.memory import Kept
 
-MARKER = "trainbus_checkpoint.json"
 METADATA = "metadata.json"
 EVENTS = "events.jsonl"
 NO_LINK = frozenset({errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.EACCES})

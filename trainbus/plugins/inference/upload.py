@@ -9,12 +9,10 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from trainbus.bus.events import DECODE_ERRORS
+from trainbus.bus.events import DECODE_ERRORS, MARKER
 from trainbus.plugins.inference.faults import AskError, Fault
 from trainbus.plugins.inference.http import Line, decoded
 
-MARKER = "trainbus_checkpoint.json"
-"""What makes a directory a checkpoint; it holds the digests of all files."""
 CHUNK_BYTES = 4 * 1024 * 1024
 """One chunk at most: small enough to be sent again when the connection breaks."""
 CONFLICT = 409

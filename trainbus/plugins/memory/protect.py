@@ -7,9 +7,9 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
-from trainbus.machine.processes import START_TOLERANCE, TICKS, parse_stat
+from trainbus.machine.processes import TICKS, parse_stat
 from trainbus.machine.text import UnknownError, read_text
-from trainbus.machine.training import Training
+from trainbus.machine.training import START_TOLERANCE, Training
 
 SPARED = -900
 """Near the lowest, which is -1000: a watcher that has a leak of its own can still be killed."""

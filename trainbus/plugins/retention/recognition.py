@@ -10,11 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from trainbus.bus.events import DECODE_ERRORS
+from trainbus.bus.events import DECODE_ERRORS, MARKER
 from trainbus.errors import TrainbusError
 from trainbus.plugins.retention.records import Record
 
-MARKER = "trainbus_checkpoint.json"
 PIN = "trainbus_pin.json"
 STATE_FILE = "trainer_state.json"
 WEIGHTS = (

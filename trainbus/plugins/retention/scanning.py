@@ -10,9 +10,9 @@ from typing import Any
 
 from msgspec import Struct, field
 
-from trainbus.bus.events import DECODE_ERRORS
+from trainbus.bus.events import DECODE_ERRORS, MARKER
 from trainbus.plugins.retention.pins import pin_of
-from trainbus.plugins.retention.recognition import MARKER, PIN, STATE_FILE, WEIGHTS, step_of
+from trainbus.plugins.retention.recognition import PIN, STATE_FILE, WEIGHTS, step_of
 from trainbus.plugins.retention.records import Record, position
 from trainbus.plugins.retention.thinning import is_disposable
 

@@ -19,8 +19,9 @@ from pathlib import Path
 
 from msgspec import Struct, structs
 
+from trainbus.bus.events import MARKER
 from trainbus.plugins.retention.ledger import Entry, Ledger
-from trainbus.plugins.retention.recognition import MARKER, PIN, NotACheckpoint, check_place, opened, read_marker_at, recognise
+from trainbus.plugins.retention.recognition import PIN, NotACheckpoint, check_place, opened, read_marker_at, recognise
 from trainbus.plugins.retention.records import Record
 from trainbus.plugins.retention.thinning import disposable, thinned_marker, write_marker
 

@@ -15,8 +15,8 @@ from typing import Any
 
 from msgspec import Struct
 
-from trainbus.bus.events import DECODE_ERRORS
-from trainbus.plugins.retention.recognition import MARKER, PIN, WEIGHTS
+from trainbus.bus.events import DECODE_ERRORS, MARKER
+from trainbus.plugins.retention.recognition import PIN, WEIGHTS
 
 CHUNK_BYTES = 1 << 20
 MAX_HEADER_BYTES = 100 * 1024 * 1024

@@ -20,10 +20,10 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct, field
 
-from trainbus.bus.events import DECODE_ERRORS
+from trainbus.bus.events import DECODE_ERRORS, MARKER
 from trainbus.errors import ModelError
 from trainbus.plugins.retention.copying import FileDigest, copy_file, digests_of, sync_directory
-from trainbus.plugins.retention.recognition import MARKER, PIN, NotACheckpoint
+from trainbus.plugins.retention.recognition import PIN, NotACheckpoint
 from trainbus.plugins.retention.records import Record
 from trainbus.plugins.retention.thinning import is_disposable
 from trainbus.plugins.retention.trash import Trash
