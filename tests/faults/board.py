@@ -6,9 +6,9 @@ import mmap
 import struct
 from pathlib import Path
 
-RETURNED, LONGEST, STOP, SETTLED, OWN, LATE = range(6)
-_NUMBERS = struct.Struct("=6Q16s")
-_SOURCE = slice(48, 64)
+RETURNED, LONGEST, STOP, SETTLED, OWN, LATE, WAITED = range(7)
+_NUMBERS = struct.Struct("=7Q16s")
+_SOURCE = slice(56, 72)
 
 
 class Board:
@@ -18,7 +18,7 @@ class Board:
         with path.open("a+b") as file:
             file.truncate(_NUMBERS.size)
             self._map = mmap.mmap(file.fileno(), _NUMBERS.size)
-        self.numbers = memoryview(self._map)[:48].cast("Q")
+        self.numbers = memoryview(self._map)[: _SOURCE.start].cast("Q")
 
     @property
     def returned(self) -> int:
@@ -39,6 +39,11 @@ class Board:
     def late(self) -> int:
         """Calls that took longer than `trainer.LATE_SECONDS` without such an interruption."""
         return self.numbers[LATE]
+
+    @property
+    def waited(self) -> int:
+        """Those that waited for a lock, the interpreter or a page; in the others an interrupt or the hypervisor had the processor."""
+        return self.numbers[WAITED]
 
     @property
     def source(self) -> str:

@@ -52,6 +52,7 @@ class Line(msgspec.Struct, kw_only=True):
     added_median: float
     late: int
     control_late: int
+    waited: int | None = None
     recovery: tuple[float, float] | None
     seconds: float
     problems: list[str]
@@ -107,6 +108,7 @@ def line(row: Row, rounds: list[Round]) -> Line:
         skipped=len(rounds) - len(played),
         why_skipped=next((one.skipped for one in rounds if one.skipped), ""),
         **{column: total(column) for column in counts},
+        waited=None if any(one.waited is None for one in played) else sum(one.waited or 0 for one in played),
         longest=max((one.longest * 1e3 for one in played), default=0.0),
         control=max((one.control * 1e3 for one in played), default=0.0),
         added=max(added),
@@ -150,7 +152,10 @@ def summary(found: Matrix) -> str:
     said = f"{rounds} rounds of {len(found.lines)} rows, {published:,} events published: "
     said += f"{found.broken} rounds broke a promise." if found.broken else "every promise was kept."
     calls, beside = sum(line.late for line in found.lines), sum(line.control_late for line in found.lines)
-    said += f" Calls of publish() that took more than 1 ms without being interrupted: {calls}; of the control process: {beside}."
+    said += f" Calls of publish() that took more than 1 ms without being interrupted: {calls}"
+    if all(line.waited is not None for line in found.lines):
+        said += f", of which {sum(line.waited or 0 for line in found.lines)} waited for a lock, the interpreter or a page"
+    said += f"; of the control process: {beside}."
     return said + f" Load average {found.load[0]:.1f} to {found.load[1]:.1f}."
 
 

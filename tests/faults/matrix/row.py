@@ -52,7 +52,8 @@ class Round(msgspec.Struct, kw_only=True):
     """One round. Times are seconds; ``recovery`` is None where nothing had to recover.
 
     ``longest`` is the longest call of publish(), ``own`` the longest one that the kernel did not interrupt, ``late`` how many of these took
-    more than a millisecond; ``control`` and so on are the same of a process that did the same work at the same time without publishing.
+    more than a millisecond, ``waited`` how many of those waited for a lock, the interpreter or a page (None: not looked at); ``control``
+    and so on are the same of a process that did the same work at the same time without publishing.
     """
 
     row: str
@@ -72,6 +73,7 @@ class Round(msgspec.Struct, kw_only=True):
     longest: float = 0.0
     own: float = 0.0
     late: int = 0
+    waited: int | None = None
     control: float = 0.0
     control_own: float = 0.0
     control_late: int = 0

@@ -177,6 +177,7 @@ class Stage(Storm):
         found.longest = max((board.longest for board in boards), default=0.0)
         found.own = max((board.own for board in boards), default=0.0)
         found.late = sum(board.late for board in boards)
+        found.waited = sum(board.waited for board in boards)
         if self._control is not None:
             found.control, found.control_own = self._control.board.longest, self._control.board.own
             found.control_late = self._control.board.late
