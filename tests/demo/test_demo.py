@@ -15,12 +15,12 @@ import pytest
 from tests.support import wait_for
 
 
-@pytest.mark.timeout(420)
+@pytest.mark.timeout(660)
 def test_the_demo_trains_breaks_things_and_counts_that_nothing_was_lost(tmp_path):
     """Five plugins, a kill, a learning-rate fault, an examined and a deleted checkpoint; the exit code says that all checks held."""
     options = ["--exit", "--json", "--steps", "120", "--base-steps", "40", "--directory", str(tmp_path / "demo")]
     command = [sys.executable, "-m", "trainbus", "demo", *options]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=400, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=640, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     account = json.loads(done.stdout)
     assert account["steps"] == 120
