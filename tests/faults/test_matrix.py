@@ -21,7 +21,7 @@ from tests.faults.matrix.rows import load
 from tests.faults.proxy import Proxy
 
 load()
-MUTANT_ROUNDS = 6
+MUTANT_ROUNDS = 4
 
 
 def matrix(place: Path, *options: str, timeout: float = 170.0) -> subprocess.CompletedProcess[str]:
