@@ -30,7 +30,7 @@ BENCHMARKS = {
     "cost": "what a logger costs: calls, memory, processes, threads, start, finish, steps of a Trainer",
     "throughput": "durable events a second from a publisher to a subscriber",
     "latency": "from publish to a subscriber at 100 events a second",
-    "scale": "fan-out to many subscribers, a thousand publishers, and how things grow with the history",
+    "scale": "fan-out to many subscribers, a thousand connections, and how things grow with the history",
     "replay": "history into a late subscriber",
     "broker": "the broker alone, and the limits of its parts",
     "dashboard": "the page with a run of a million steps, in headless Chromium",

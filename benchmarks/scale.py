@@ -1,4 +1,4 @@
-"""How the bus scales: fan-out to 1, 5, 20 subscribers, 1,000 publishers at 10 events/s, and memory, disk and speed as the history grows.
+"""How the bus scales: fan-out to 1, 5, 20 subscribers, 1,000 connections at 10 events/s, and memory, disk and speed as the history grows.
 
 Fan-out stands beside Redis streams and NATS JetStream at equal durability. Every publisher and subscriber of the fan-out is a process; the
 thousand publishers are connections of ten processes, and a hundred more are publishers as users have them.
@@ -68,6 +68,16 @@ def fan_out(rounds: int, counts: dict[str, int], readers: tuple[int, ...]) -> di
 # --- many publishers ---
 
 
+def in_turn(number: int, seconds: float, ready: Any, go: Any, act: Callable[[int, int], object]) -> float:
+    """``act(seq, place)`` for each of so many at `RATE`, spread evenly, once all processes are ready; the seconds that it fell behind."""
+    ready.wait()
+    go.wait()
+    each = int(seconds * RATE)
+    begin = time.perf_counter()
+    paced(each * number, number * RATE, lambda count: act(*divmod(count, number)))
+    return time.perf_counter() - begin - each / RATE
+
+
 def publish_slowly(home: str, names: list[str], seconds: float, ready: Any, go: Any, results: Any) -> None:
     """One process with some of the publishers as users have them, each with its spool and its thread."""
     from trainbus import Publisher
@@ -76,12 +86,7 @@ def publish_slowly(home: str, names: list[str], seconds: float, ready: Any, go: 
 
     settings = BusConfig(spool_segment_bytes=SEGMENT_BYTES)
     made = [Publisher(name, root=Path(home), settings=settings) for name in names]
-    ready.wait()
-    go.wait()
-    count = int(seconds * RATE) * len(made)
-    begin = time.perf_counter()
-    paced(count, len(made) * RATE, lambda n: made[n % len(made)].publish(Step(step=n // len(made), metrics=METRICS)))
-    behind = time.perf_counter() - begin - count / (len(made) * RATE)
+    behind = in_turn(len(made), seconds, ready, go, lambda seq, place: made[place].publish(Step(step=seq, metrics=METRICS)))
     results.put((sum(publisher.close(60) for publisher in made), behind))
 
 
@@ -105,11 +110,10 @@ def send_slowly(home: str, names: list[str], seconds: float, ready: Any, go: Any
         poller.register(socket, zmq.POLLIN)
     acknowledged = dict.fromkeys(names, 0)
 
-    def send(number: int) -> None:
-        seq, place = divmod(number, len(names))
+    def send(seq: int, place: int) -> None:
         event = events.Step(run=names[place], source=names[place], seq=seq, time=time.time_ns(), step=seq, metrics=METRICS)
         sockets[place].send(wire.encode(wire.Events(source=names[place], first=seq, bodies=[events.encode(event)])))
-        if number % ACKNOWLEDGED_EACH == 0:
+        if place % ACKNOWLEDGED_EACH == 0:
             listen(0)
 
     def listen(milliseconds: int) -> None:
@@ -119,12 +123,7 @@ def send_slowly(home: str, names: list[str], seconds: float, ready: Any, go: Any
                 if isinstance(message, wire.Ack):
                     acknowledged[message.source] = message.expected
 
-    ready.wait()
-    go.wait()
-    each = int(seconds * RATE)
-    begin = time.perf_counter()
-    paced(each * len(names), len(names) * RATE, send)
-    behind = time.perf_counter() - begin - each / RATE
+    behind, each = in_turn(len(names), seconds, ready, go, send), int(seconds * RATE)
     end = time.monotonic() + 60
     while min(acknowledged.values()) < each and time.monotonic() < end:
         listen(100)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import mmap
 import struct
 from pathlib import Path
+from resource import struct_rusage
 
 RETURNED, LONGEST, STOP, SETTLED, OWN, LATE, WAITED = range(7)
+LATE_SECONDS = 0.001
 _NUMBERS = struct.Struct("=7Q16s")
 _SOURCE = slice(56, 72)
 
@@ -19,6 +21,16 @@ class Board:
             file.truncate(_NUMBERS.size)
             self._map = mmap.mmap(file.fileno(), _NUMBERS.size)
         self.numbers = memoryview(self._map)[: _SOURCE.start].cast("Q")
+
+    def add_call(self, took: int, before: struct_rusage, after: struct_rusage) -> None:
+        """A call that took so many nanoseconds, and what the kernel says of its thread before and after."""
+        self.numbers[LONGEST] = max(took, self.numbers[LONGEST])
+        if after.ru_nivcsw != before.ru_nivcsw:
+            return
+        self.numbers[OWN] = max(took, self.numbers[OWN])
+        if took > LATE_SECONDS * 1e9:
+            self.numbers[LATE] += 1
+            self.numbers[WAITED] += any(getattr(after, name) != getattr(before, name) for name in ("ru_nvcsw", "ru_minflt", "ru_majflt"))
 
     @property
     def returned(self) -> int:
@@ -37,7 +49,7 @@ class Board:
 
     @property
     def late(self) -> int:
-        """Calls that took longer than `trainer.LATE_SECONDS` without such an interruption."""
+        """Calls that took longer than `LATE_SECONDS` without such an interruption."""
         return self.numbers[LATE]
 
     @property

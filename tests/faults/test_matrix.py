@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import urlsplit
 
 import msgspec
@@ -15,6 +16,7 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.faults import soak
+from tests.faults.board import Board
 from tests.faults.matrix import mutants, report
 from tests.faults.matrix.row import ROWS, Round
 from tests.faults.matrix.rows import load
@@ -62,6 +64,26 @@ def test_a_broken_round_is_counted_and_named():
     assert (disk.rounds, disk.skipped) == (0, 1)
     assert "BROKEN 1" in report.text(found)
     assert "mounting is not allowed here" in report.text(found)
+
+
+def test_a_late_call_is_told_from_one_that_was_interrupted_and_says_whether_it_waited(tmp_path):
+    """Only what no other process had the processor for counts; what waited, for a lock or for a page, is counted beside it."""
+    board = Board(tmp_path / "board")
+
+    def after(**changed):
+        return SimpleNamespace(**{"ru_nivcsw": 1, "ru_nvcsw": 2, "ru_minflt": 3, "ru_majflt": 4, **changed})
+
+    before = after()
+    board.add_call(500_000, before, before)
+    board.add_call(2_000_000, before, before)
+    board.add_call(3_000_000, before, after(ru_nvcsw=-1))
+    board.add_call(4_000_000, before, after(ru_majflt=-1))
+    board.add_call(9_000_000, before, after(ru_nivcsw=-1, ru_nvcsw=-1))
+    assert (board.longest, board.own, board.late, board.waited) == (0.009, 0.004, 3, 2)
+    rounds = [Round(row="kill-broker", seed=1, number=n, version="", published=1, late=3, waited=2) for n in range(2)]
+    assert "interrupted: 6, of which 4 waited" in report.summary(report.matrix([ROWS["kill-broker"]], rounds, seed=1))
+    rounds[0].waited = None
+    assert "of which" not in report.summary(report.matrix([ROWS["kill-broker"]], rounds, seed=1))
 
 
 def test_every_row_names_promises_and_every_promise_has_a_row():

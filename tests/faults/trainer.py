@@ -16,11 +16,10 @@ from pathlib import Path
 import msgspec
 
 import trainbus
-from tests.faults.board import LATE, LONGEST, OWN, RETURNED, SETTLED, STOP, WAITED, Board
+from tests.faults.board import RETURNED, SETTLED, STOP, Board
 from trainbus.bus.config import BusConfig
 from trainbus.bus.events import Step, encode
 
-LATE_SECONDS = 0.001
 CHECKPOINT_EVERY, CHECKPOINT_BYTES = 100, 2 * 1024 * 1024
 CONTROL_BYTES = 1024 * 1024
 
@@ -94,13 +93,7 @@ def main() -> int:
             run.step(step, loss=1.0 / (step + 1), learning_rate=1e-4)
             took = time.perf_counter_ns() - before
             numbers[RETURNED] += 1
-            numbers[LONGEST] = max(took, numbers[LONGEST])
-            now = resource.getrusage(resource.RUSAGE_THREAD)
-            if now.ru_nivcsw == used.ru_nivcsw:
-                numbers[OWN] = max(took, numbers[OWN])
-                if took > LATE_SECONDS * 1e9:
-                    numbers[LATE] += 1
-                    numbers[WAITED] += (now.ru_nvcsw, now.ru_minflt, now.ru_majflt) != (used.ru_nvcsw, used.ru_minflt, used.ru_majflt)
+            board.add_call(took, used, resource.getrusage(resource.RUSAGE_THREAD))
             step += 1
             if given.checkpoints and step % CHECKPOINT_EVERY == 0 and (path := save(given.checkpoints, step)) is not None:
                 run.checkpoint(path, step=step)

@@ -22,12 +22,6 @@ class Change(NamedTuple):
 MUTANTS: dict[str, tuple[Change, ...]] = {
     "no-ack": (
         Change(
-            "trainbus/bus/broker/intake.py",
-            "        self._check(feed, message.bodies[start:] if start else message.bodies)\n        return []",
-            "        self._check(feed, message.bodies[start:] if start else message.bodies)\n"
-            "        return [Send(feed.peer, wire.Ack(source=feed.source, expected=feed.taken))]",
-        ),
-        Change(
             "trainbus/bus/broker/loop.py",
             "            return lambda: self._core.commit_failed(batch, refused)\n",
             "            return lambda: self._core.committed(batch, 0)\n",
@@ -66,8 +60,7 @@ MUTANTS: dict[str, tuple[Change, ...]] = {
         ),
     ),
 }
-"""What each breaks: acknowledgements before the commit, and without one; a batch that is taken twice; a cursor that moves before its
-hook; no spool."""
+"""What each breaks: an acknowledgement without a commit; a batch that is taken twice; a cursor that moves before its hook; no spool."""
 
 CAUGHT_BY = {"no-ack": "commit-failure", "no-dedup": "frames", "cursor-first": "kill-plugin", "no-spool": "kill-trainer"}
 """A row that finds each at the latest within a few rounds."""

@@ -12,12 +12,12 @@ from pathlib import Path
 import msgspec
 
 from tests.conftest import ROOT
+from tests.faults.board import LATE_SECONDS
 from tests.faults.matrix.row import ROWS, Round, Row
 from trainbus.version import __version__
 
 PAGE = ROOT / "docs" / "faults.md"
 BLOCK = re.compile(r"<!-- results -->.*?<!-- end -->", re.DOTALL)
-LATE_SECONDS = 0.001
 COLUMNS = (
     "row", "what breaks", "rounds", "published", "journaled", "delivered", "lost", "twice", "out of order", "with a gap event",
     "longest call, ms", "beside it, ms", "added, ms", "recovery, s", "",
