@@ -63,28 +63,34 @@ def paced(count: int, rate: float, act: Callable[[int], object]) -> None:
         act(number)
 
 
-def _child(results: Any, function: Callable[..., object], arguments: tuple[object, ...]) -> None:
+def _child(results: Any, function: Callable[..., object], arguments: tuple[object, ...], exits: bool) -> None:
     results.put(function(*arguments))
     results.close()
     results.join_thread()
-    os._exit(0)  # some peers go on uploading, or talking, at exit
+    if not exits:
+        os._exit(0)  # some peers go on uploading, or talking, at exit
+    silence = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(silence, 1)
+    os.dup2(silence, 2)
 
 
-def in_a_process(function: Callable[..., Any], *arguments: object, seconds: float = CHILD_SECONDS) -> Any:
-    """The function's result, computed in a fresh process, which may take so long."""
+def in_a_process(function: Callable[..., Any], *arguments: object, seconds: float = CHILD_SECONDS, exits: bool = False) -> Any:
+    """The function's result, computed in a fresh process, which may take so long; with ``exits`` it ends as programs do."""
     context = multiprocessing.get_context("spawn")
     results = context.Queue()
-    process = context.Process(target=_child, args=(results, function, arguments))
+    process = context.Process(target=_child, args=(results, function, arguments, exits))
     process.start()
     end = time.monotonic() + seconds
-    while results.empty() and process.is_alive() and time.monotonic() < end:
-        time.sleep(0.05)
     try:
-        return results.get(timeout=1)
-    except queue.Empty:
-        raise SystemExit(f"{function.__name__}{arguments} gave no result") from None
+        while True:
+            dead = not process.is_alive()
+            try:
+                return results.get(timeout=0.05)
+            except queue.Empty:
+                if dead or time.monotonic() > end:
+                    raise SystemExit(f"{function.__name__}{arguments} gave no result") from None
     finally:
-        process.join(2)
+        process.join(CHILD_SECONDS if exits else 2)
         process.kill()
 
 

@@ -1,17 +1,20 @@
 """What a logger costs a training: time of a call between real work, start and finish, memory, processes, threads; and a Trainer's steps.
 
-Every contender runs in a process of its own, all of them in turn, round after round. Memory is proportional (PSS), so that pages that
-processes share count once.
+Every contender runs in a process of its own, all of them in turn, round after round, in another order each time. Memory is proportional
+(PSS), so that pages that processes share count once. What a logger leaves to do at the program's exit counts, too: the time from
+finish until the process is gone.
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import os
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +81,7 @@ def measure(name: str, folder: str, calls: int) -> dict[str, Any] | None:
         logger.finish()
     finish = time.perf_counter() - began
     added = {key: after[key] - before[key] for key in after}
-    return {"call": figures(taken[WARM_UP:]), "start": start, "finish": finish, **added}
+    return {"call": figures(taken[WARM_UP:]), "start": start, "finish": finish, "finished_at": began, **added}
 
 
 def one_round(name: str, calls: int) -> dict[str, Any] | None:
@@ -86,8 +89,9 @@ def one_round(name: str, calls: int) -> dict[str, Any] | None:
     with tempfile.TemporaryDirectory(prefix="bench-cost-", ignore_cleanup_errors=True) as folder:
         try:
             with peers.LOGGERS[name](Path(folder)).server() as server:
-                found = in_a_process(measure, name, folder, calls)
+                found = in_a_process(measure, name, folder, calls, exits=True)
                 if found is not None:
+                    found["gone"] = time.perf_counter() - found.pop("finished_at")  # one clock for all processes
                     beside = outside(server.pid if server is not None else None)
                     found = {**found, **{key: found[key] + value for key, value in beside.items()}}
                 return found
@@ -107,26 +111,25 @@ def train(name: str, folder: str, steps: int) -> dict[str, Any] | None:
     try:
         import torch
 
-        from benchmarks.callback import Stopwatch, make_trainer, time_events, time_methods
+        from benchmarks.callback import make_trainer
 
         torch.set_num_threads(1)
         logger = peers.LOGGERS[name](Path(folder))
-        if logger.package and absent_or_version(logger.package) == "absent":
-            return None
+        if logger.package:
+            importlib.import_module(logger.package)  # told as a part of its start
+        make_trainer(Path(folder) / "out", steps)  # what transformers loads when it is first needed is nobody's cost
         with contextlib.redirect_stdout(io.StringIO()):
-            trainer = make_trainer(Path(folder) / "out", steps, logging_steps=1, report_to=logger.callbacks() or "none")
-            if name == peers.Swanlab.name:
-                logger.start()  # transformers' callback expects a run that is open
-            if name == peers.Aim.name:
-                from aim.hugging_face import AimCallback
-
-                trainer.add_callback(AimCallback(repo=folder, experiment="bench", system_tracking_interval=None, log_system_params=False))
-            return _run(name, trainer, Stopwatch(), time_events, time_methods)
+            return _train(name, logger, Path(folder), steps)
     except ImportError:
         return None
 
 
-def _run(name: str, trainer: Any, watch: Any, time_events: Any, time_methods: Any) -> dict[str, Any]:
+def _train(name: str, logger: peers.Logger, folder: Path, steps: int) -> dict[str, Any]:
+    import trainbus
+    from benchmarks.callback import Stopwatch, make_trainer, time_events, time_methods
+    from trainbus.trainer_node.callback import attach
+
+    watch = Stopwatch()
     stamps: list[float] = []
     lap = watch.lap
 
@@ -135,30 +138,32 @@ def _run(name: str, trainer: Any, watch: Any, time_events: Any, time_methods: An
         lap()
 
     watch.lap = stamped
+    began = time.perf_counter()
+    trainer = make_trainer(folder / "out", steps, logging_steps=1, report_to=logger.callbacks() or "none")
+    if name == peers.Swanlab.name:
+        logger.start()  # transformers' callback expects a run that is open
+    if name == peers.Aim.name:
+        from aim.hugging_face import AimCallback
+
+        trainer.add_callback(AimCallback(repo=str(folder), experiment="bench", system_tracking_interval=None, log_system_params=False))
     time_events(trainer, watch)
     finish = time_methods(trainer, watch)
-    began = time.perf_counter()
-    if name == peers.Trainbus.name:
-        import trainbus
-        from trainbus.trainer_node.callback import attach
-
-        with trainbus.init("benchmark") as run:
+    with trainbus.init("benchmark") if name == peers.Trainbus.name else contextlib.nullcontext() as run:
+        if run is not None:
             attach(trainer, run)
-            finish()
-            trainer.train()
-    else:
         finish()
         trainer.train()
     whole = time.perf_counter() - began
     skipped = len(stamps) // 10
-    steps = [(after - before) * 1e3 for before, after in zip(stamps[skipped:], stamps[skipped + 1 :], strict=False)]
-    return {"callbacks": figures([1e6 * one for one in watch.samples[skipped:]]), "step": figures(steps), "whole": whole}
+    taken = [(after - before) * 1e3 for before, after in zip(stamps[skipped:], stamps[skipped + 1 :], strict=False)]
+    return {"callbacks": figures([1e6 * one for one in watch.samples[skipped:]]), "step": figures(taken), "whole": whole}
 
 
 def one_training(name: str, steps: int) -> dict[str, Any] | None:
     with tempfile.TemporaryDirectory(prefix="bench-cost-", ignore_cleanup_errors=True) as folder:
         try:
-            return in_a_process(train, name, folder, steps)
+            with peers.LOGGERS[name](Path(folder)).server():
+                return in_a_process(train, name, folder, steps)
         except SystemExit:  # it does not fit this transformers; its traceback was printed
             return None
 
@@ -167,14 +172,15 @@ IN_A_TRAINER = [name for name, one in peers.LOGGERS.items() if name not in (peer
 
 
 def bench(quick: bool) -> Result:
-    rounds, calls, steps = (1, 100, 60) if quick else (5, 400, 200)
+    rounds, calls, trainings, steps = (1, 100, 1, 60) if quick else (5, 400, 9, 200)
     found: dict[str, list[dict[str, Any]]] = {}
     trained: dict[str, list[dict[str, Any]]] = {}
-    for _ in range(rounds):
-        for name in peers.LOGGERS:
+    for number in range(rounds):
+        for name in turned(list(peers.LOGGERS), number):
             if (one := one_round(name, calls)) is not None:
                 found.setdefault(name, []).append(one)
-        for name in IN_A_TRAINER:
+    for number in range(trainings):
+        for name in turned(IN_A_TRAINER, number):
             if (one := one_training(name, steps)) is not None:
                 trained.setdefault(name, []).append(one)
     tables = [calls_table(found), footprint_table(found)]
@@ -182,15 +188,22 @@ def bench(quick: bool) -> Result:
         tables.append(trainer_table(trained))
     return Result(
         "What a logger costs",
-        f"{calls} calls with ten metrics, {STEP_WORK_SECONDS * 1e3:.0f} ms of work between two of them, {rounds} rounds, all contenders in"
-        f" turn; then {steps} steps of a small model in transformers' Trainer at logging_steps=1. The best round counts for times of"
-        f" calls and callbacks, the median one for memory, whole steps and whole trainings: these differ more from round to round than from"
-        f" logger to logger. trainbus runs with its broker, which counts as a process.",
+        f"{calls} calls with ten metrics, {STEP_WORK_SECONDS * 1e3:.0f} ms of work between two of them, {rounds} rounds; then {steps} steps"
+        f" of a small model in transformers' Trainer at logging_steps=1, {trainings} rounds. All contenders in turn. The best round counts"
+        f" for times of calls and callbacks, the median one for memory and for the time from finish until the process is gone. Whole steps"
+        f" and whole trainings differ more from round to round than from logger to logger: told is the median of what each adds to no"
+        f" logger in the same round. trainbus runs with its broker, which counts as a process.",
         tables,
         bars(found, trained),
         peers.versions() | {"transformers": absent_or_version("transformers"), "torch": absent_or_version("torch")},
         {"calls": found, "trainer": trained},
     )
+
+
+def turned(names: list[str], number: int) -> list[str]:
+    """Another one begins each round."""
+    place = number % len(names)
+    return names[place:] + names[:place]
 
 
 def best(ones: list[dict[str, Any]], group: str, figure: str) -> float:
@@ -214,7 +227,8 @@ def footprint_table(found: dict[str, list[dict[str, Any]]]) -> Table:
         [
             name,
             min(one["start"] for one in ones),
-            min(one["finish"] for one in ones),
+            min(one["finish"] for one in ones) * 1e3,
+            median(ones, "gone") * 1e3,
             median(ones, "own"),
             median(ones, "others"),
             int(median(ones, "processes")),
@@ -222,54 +236,66 @@ def footprint_table(found: dict[str, list[dict[str, Any]]]) -> Table:
         ]
         for name, ones in found.items()
     ]
-    columns = ["", "start, s", "finish, s", "MiB in the training process", "MiB in others", "processes", "threads in training"]
-    return Table("what it adds", columns, rows)
+    columns = ["", "start, s", "finish, ms", "finish until the process is gone, ms", "MiB in the training process", "MiB in others"]
+    return Table("what it adds", [*columns, "processes", "threads in training"], rows)
+
+
+def added(trained: dict[str, list[dict[str, Any]]], name: str, read: Callable[[dict[str, Any]], float]) -> list[float]:
+    """What a logger adds to no logger, round by round: within one the machine was the same."""
+    return [read(one) - read(alone) for one, alone in zip(trained[name], trained[peers.Logger.name], strict=False)]
+
+
+def step_milliseconds(one: dict[str, Any]) -> float:
+    return float(one["step"]["p50"])
+
+
+def whole_milliseconds(one: dict[str, Any]) -> float:
+    return float(one["whole"]) * 1e3
 
 
 def trainer_table(trained: dict[str, list[dict[str, Any]]]) -> Table:
-    alone = trained[peers.Logger.name]
     rows: list[list[str | float | int]] = []
     for name, ones in trained.items():
-        # Differences within one round, where the machine was the same.
-        beyond = [one["callbacks"]["p50"] - base["callbacks"]["p50"] for one, base in zip(ones, alone, strict=False)]
-        steps = [one["step"]["p50"] for one in ones]
-        rows.append(
-            [
-                name,
-                *(best(ones, "callbacks", figure) for figure in ("p50", "p95", "p99")),
-                f"{statistics.median(beyond):.1f}" if name != peers.Logger.name else "",
-                float(statistics.median(steps)),
-                spread(steps),
-                median(ones, "whole"),
-            ]
-        )
-    columns = ["", "p50", "p95", "p99", "beyond Trainer alone (median)", "whole step, ms (median)", "over the rounds", "whole training, s"]
-    return Table("µs in callbacks a step of a Trainer at logging_steps=1", columns, rows)
+        row: list[str | float | int] = [name, *(best(ones, "callbacks", figure) for figure in ("p50", "p95", "p99"))]
+        for read in (step_milliseconds, whole_milliseconds):
+            more = added(trained, name, read)
+            row += [statistics.median(map(read, ones))]
+            row += [f"{statistics.median(more):+,.2f}", spread(more, 2)] if name != peers.Logger.name else ["", ""]
+        rows.append(row)
+    columns = [
+        "",
+        "callbacks, µs: p50",
+        "p95",
+        "p99",
+        "step, ms",
+        "added",
+        "over the rounds",
+        "whole training, ms",
+        "added",
+        "over the rounds",
+    ]
+    return Table("a Trainer at logging_steps=1", columns, rows)
 
 
 def bars(found: dict[str, list[dict[str, Any]]], trained: dict[str, list[dict[str, Any]]]) -> list[Bar]:
     """trainbus over the best peer, in each column that a training feels: at most 1."""
+    ours, alone = peers.Trainbus.name, peers.Logger.name
     made = []
-    ours, others = peers.Trainbus.name, [name for name in found if name not in (peers.Trainbus.name, peers.Logger.name)]
-    if others and ours in found:
+
+    def bar(what: str, figures: dict[str, float]) -> None:
+        cheapest = min(figure for name, figure in figures.items() if name not in (ours, alone))
+        made.append(Bar(f"{what}, over the cheapest peer's", figures[ours] / cheapest, 1.0, "x"))
+
+    if len(found) > 2:
         for figure in ("p50", "p95", "p99", "max"):
-            cheapest = min(best(found[name], "call", figure) for name in others)
-            made.append(Bar(f"a call, {figure}, over the cheapest peer's", best(found[ours], "call", figure) / cheapest, 1.0, "x"))
-        for key, what in (("start", "start"), ("finish", "finish")):
-            cheapest = min(min(one[key] for one in found[name]) for name in others)
-            made.append(Bar(f"{what}, over the cheapest peer's", min(one[key] for one in found[ours]) / cheapest, 1.0, "x"))
-        cheapest = min(median(found[name], "own") for name in others)
-        made.append(Bar("memory in the training process, over the smallest peer's", median(found[ours], "own") / cheapest, 1.0, "x"))
-    others = [name for name in trained if name in others]
-    if others and ours in trained:
+            bar(f"a call, {figure}", {name: best(ones, "call", figure) for name, ones in found.items()})
+        for key in ("start", "finish"):
+            bar(key, {name: min(one[key] for one in ones) for name, ones in found.items()})
+        bar("finish until the process is gone", {name: median(ones, "gone") for name, ones in found.items()})
+        bar("memory in the training process", {name: median(ones, "own") for name, ones in found.items()})
+    if len(trained) > 2:
         for figure in ("p50", "p99"):
-            cheapest = min(best(trained[name], "callbacks", figure) for name in others)
-            made.append(
-                Bar(
-                    f"a Trainer's step, callbacks, {figure}, over the cheapest peer's",
-                    best(trained[ours], "callbacks", figure) / cheapest,
-                    1.0,
-                    "x",
-                )
-            )
+            bar(f"a Trainer's step, callbacks, {figure}", {name: best(ones, "callbacks", figure) for name, ones in trained.items()})
+        for what, read in (("a Trainer's step, added", step_milliseconds), ("a whole training, added", whole_milliseconds)):
+            bar(what, {name: statistics.median(added(trained, name, read)) for name in trained})
     return made

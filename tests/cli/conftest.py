@@ -46,5 +46,5 @@ def a_run(broker):
             )
         )
         run.step(10, total_steps=10, loss=float("nan"))
-        assert run.flush(20)
+    assert run.close(timeout=20)
     return "first-1"

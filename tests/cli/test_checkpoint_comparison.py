@@ -35,6 +35,7 @@ def examined(trainbus_home):
                 for n in range(10):
                     right = n < (1, 9, 10)[step - 1]
                     run.publish(Sample(step=step, example=f"q{n}", dataset="sums", checkpoint=identity, correct=right))
+        assert run.close(timeout=20)
         yield ids
 
 

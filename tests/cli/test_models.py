@@ -50,7 +50,7 @@ def live(broker, tmp_path):
             marker = seal(path, run="live-1", name="live", step=step)
             training.checkpoint(path, step=step, digest=marker.digest, loss=1.0 / step)
             training.eval(step, dataset="gsm8k", checkpoint=marker.id, accuracy=0.9 if step == 20 else 0.1)
-        assert training.flush(20)
+    assert training.close(timeout=20)
     return out
 
 
@@ -213,7 +213,7 @@ def test_a_base_that_adapters_of_runs_need_is_not_deleted_by_the_way(broker, tmp
     (path / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "base_model_name_or_path": str(base)}))
     with trainbus.init("tuned", run="tuned-1") as training:
         training.checkpoint(path, step=5, digest=seal(path, run="tuned-1", name="tuned", step=5).digest)
-        assert training.flush(20)
+    assert training.close(timeout=20)
     code, told = cli("delete", base, "--yes")
     assert code == 4
     assert "tuned-1:5" in told

@@ -14,8 +14,8 @@ from trainbus.bus.home import Connection, write_connection
 
 
 class StandIn:
-    """A ROUTER in a thread. Switches: ``mute`` (takes, never answers), ``lose`` (drops the next n batches unseen),
-    ``take`` (takes only n more batches, and loses the others)."""
+    """A ROUTER in a thread. Switches: ``mute`` (takes, never answers), ``hold`` (takes, and answers at the next sign of life),
+    ``lose`` (drops the next n batches unseen), ``take`` (takes only n more batches, and loses the others)."""
 
     def __init__(self, root: Path | None = None, *, journal: str = "journal-1", endpoint: str = "tcp://127.0.0.1:0") -> None:
         self.root = root
@@ -26,7 +26,7 @@ class StandIn:
         self.hellos: list[wire.Hello] = []
         self.byes: list[str] = []
         self.beats: list[wire.Beat] = []
-        self.mute = False
+        self.mute = self.hold = False
         self.lose = 0
         self.take: int | None = None
         self.endpoint = endpoint
@@ -76,6 +76,7 @@ class StandIn:
 
     def _run(self, context: zmq.Context, router: zmq.Socket) -> None:
         peers: set[bytes] = set()
+        held: list[tuple[bytes, bytes]] = []
         while not self._stop.is_set():
             while self._outgoing:
                 body = wire.encode(self._outgoing.pop(0))
@@ -87,9 +88,11 @@ class StandIn:
             message = wire.decode_message(frame)
             if isinstance(message, wire.Hello):
                 peers.add(peer)
-            answer = self._answer(message)
-            if answer is not None and not self.mute:
-                router.send_multipart([peer, wire.encode(answer)])
+            if (answer := self._answer(message)) is not None and not self.mute:
+                held.append((peer, wire.encode(answer)))
+            self.hold = self.hold and not isinstance(message, wire.Beat)
+            while held and not self.hold:
+                router.send_multipart(held.pop(0))
         router.close(linger=0)
         context.term()
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -31,6 +33,8 @@ from trainbus.bus.events import (
 from trainbus.bus.facts import default_run_id, plain, safe_run_id
 from trainbus.errors import ConfigError
 
+WAIT = 30.0
+
 
 @pytest.fixture
 def broker(root: Path) -> Iterator[StandIn]:
@@ -50,6 +54,7 @@ def test_a_run_tells_its_whole_life(broker: StandIn, tmp_path: Path) -> None:
         run.sample(2, prompt="1+1", expected="2", answer="3", correct=False, loss=0.7, example="e1")
         identity = run.checkpoint(model, step=2, loss=0.4)
         run.metric("gpu_hours", 3, step=2, unit="h")
+    assert run.close(timeout=WAIT)
     started, begun, half, step, ended, evaluation, sample, checkpoint, metric, end = broker.all
     assert isinstance(started, RunStarted)
     assert (started.name, started.run, started.pid, started.config) == ("demo", run.id, os.getpid(), {"lr": 1e-4, "path": str(tmp_path)})
@@ -84,13 +89,16 @@ def test_a_run_tells_its_whole_life(broker: StandIn, tmp_path: Path) -> None:
     ids=["exception", "interrupt", "exit", "exit with text"],
 )
 def test_the_with_block_says_how_the_run_ended(broker: StandIn, error: BaseException, outcome: str, reason: str, code: int | None) -> None:
+    run = trainbus.init("demo")
+
     def train() -> None:
-        with trainbus.init("demo") as run:
+        with run:
             run.step(7, loss=1.0)
             raise error
 
     with pytest.raises(type(error)):
         train()
+    assert run.close(timeout=WAIT)
     end = broker.all[-1]
     assert isinstance(end, RunEnded)
     assert (end.outcome, end.reason, end.exit_code, end.step) == (outcome, reason, code, 7)
@@ -123,7 +131,7 @@ def test_everything_works_with_no_broker_anywhere(tmp_path: Path) -> None:
         run.step(step, loss=1.0)
     run.checkpoint(tmp_path / "not there", step=100)
     assert run.commands() == []
-    assert not run.close()
+    assert not run.close(timeout=WAIT)
     assert run.stats().published == 103
 
 
@@ -132,6 +140,7 @@ def test_numpy_numbers_may_stand_anywhere_and_a_bad_step_costs_that_event_only(b
         run.step(numpy.int64(5), loss=1.0, epoch=numpy.float64(0.5), tokens=numpy.int32(7))
         run.step("six", loss=1.0)  # type: ignore[arg-type]
         run.eval(numpy.int64(6), accuracy=numpy.float32(0.5))
+    assert run.close(timeout=WAIT)
     _, step, gap, evaluation, end = broker.all
     assert (step.step, step.epoch, step.tokens) == (5, 0.5, 7)
     assert isinstance(gap, Gap)
@@ -141,8 +150,59 @@ def test_numpy_numbers_may_stand_anywhere_and_a_bad_step_costs_that_event_only(b
 
 def test_only_the_first_close_counts(broker: StandIn) -> None:
     with trainbus.init("demo") as run:
-        assert run.close("stopped", reason="enough")
+        run.close("stopped", reason="enough")
+    assert run.close(timeout=WAIT)
     assert [event.outcome for event in broker.all if isinstance(event, RunEnded)] == ["stopped"]
+
+
+def test_a_run_ends_without_waiting_for_a_broker_that_is_silent(broker: StandIn) -> None:
+    """The end is on its way when close() returns; who wants to know can still wait for it."""
+    run = trainbus.init("demo")
+    assert run.flush(WAIT)
+    broker.hold = True
+    assert not run.close()
+    assert run.close(timeout=WAIT)
+    assert [type(event) for event in broker.all] == [RunStarted, RunEnded]
+
+
+def test_a_process_waits_at_its_exit_for_the_end_that_close_did_not_wait_for(root: Path, broker: StandIn) -> None:
+    code = "import trainbus\nrun = trainbus.init('demo')\nrun.flush(30)\nprint('running', flush=True)\ninput()\nprint(run.close())"
+    environment = {**os.environ, "TRAINBUS_HOME": str(root)}
+    with subprocess.Popen([sys.executable, "-c", code], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"running\n"
+        broker.hold = True
+        assert process.communicate(b"end\n", WAIT)[0] == b"False\n"
+    assert [type(event) for event in broker.all] == [RunStarted, RunEnded]
+    assert not list((root / "spool").iterdir())
+
+
+@pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
+def test_a_worker_of_multiprocessing_waits_at_its_end_too(root: Path, broker: StandIn, method: str) -> None:
+    """A forked one ends without atexit."""
+    worker = multiprocessing.get_context(method).Process(target=train_in_a_worker)
+    worker.start()
+    worker.join(WAIT)
+    assert worker.exitcode == 0
+    assert [type(event) for event in broker.all] == [RunStarted, Step, RunEnded]
+    assert not list((root / "spool").iterdir())
+
+
+def train_in_a_worker() -> None:
+    run = trainbus.init("demo")
+    run.step(1, loss=1.0)
+    run.close()
+
+
+def test_a_home_that_is_removed_behind_close_costs_a_line_and_no_traceback(
+    root: Path, broker: StandIn, caplog: pytest.LogCaptureFixture
+) -> None:
+    broker.mute = True
+    run = trainbus.init("demo")
+    shutil.rmtree(root / "spool")
+    run.close(timeout=0)
+    assert [(record.levelname, record.exc_info) for record in caplog.records] == [("WARNING", None)]
+    assert "somebody has removed" in caplog.text
 
 
 def test_commands_are_polled_and_answered(broker: StandIn) -> None:
@@ -152,16 +212,20 @@ def test_commands_are_polled_and_answered(broker: StandIn) -> None:
         got: list[Command] = []
         wait_for(lambda: got.extend(run.commands()) or got)
         run.result(got[0], reason="as asked", path=Path("/there"))
+    assert run.close(timeout=WAIT)
     result = broker.all[-2]
     assert isinstance(result, CommandResult)
     assert (result.command, result.verb, result.state, result.result) == ("c1", "save", "done", {"path": "/there"})
 
 
 def test_resume_goes_on_with_the_same_run(broker: StandIn) -> None:
-    with trainbus.init("demo", run="demo-1") as first:
-        pass
-    with trainbus.init("demo", run="demo-1", resume=True, resumed_step=50) as second:
-        pass
+    first = trainbus.init("demo", run="demo-1")
+    assert first.flush(WAIT)
+    broker.hold = True
+    assert not first.close()
+    second = trainbus.init("demo", run="demo-1", resume=True, resumed_step=50)
+    assert first.stats().acknowledged == 2, "the second part of a run begins behind the end of the first"
+    assert second.close(timeout=WAIT)
     starts = [event for event in broker.all if isinstance(event, RunStarted)]
     assert first.id == second.id == "demo-1"
     assert [(start.resumed_from, start.resumed_step) for start in starts] == [(None, None), ("demo-1", 50)]
@@ -177,6 +241,7 @@ def test_other_ranks_publish_steps_only_and_own_nothing(broker: StandIn, monkeyp
         run.step(1, loss=1.0)
         run.eval(1, loss=1.0)
         run.phase("train")
+    assert run.close(timeout=WAIT)
     (event,) = broker.all
     assert isinstance(event, Step)
     assert event.rank == 1
@@ -239,7 +304,7 @@ def test_a_forked_child_ends_without_ending_its_parent_s_run(root: Path, broker:
             sys.exit(0)
         os.waitpid(child, 0)
         run.step(1, loss=1.0)
-        assert run.close()
+        assert run.close(timeout=30)
         """
     environment = {**os.environ, "TRAINBUS_HOME": str(root)}
     subprocess.run([sys.executable, "-c", textwrap.dedent(code)], env=environment, timeout=60, check=True)

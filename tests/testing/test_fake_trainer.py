@@ -52,6 +52,7 @@ def test_it_trains_on_a_real_bus_and_obeys_a_command_from_there(trainbus_home):
             client.command("real", "stop", reason="seen enough")
         while trainer.state == "running":
             trainer.obey()
+        assert run.close(timeout=30.0)
         kinds = [event.kind for event in bus.events(run="real")]
         assert (kinds[0], kinds[-1], kinds.count("step")) == ("run_started", "run_ended", 12)
         assert math.isnan(bus.events("step")[-1].metrics["loss"])

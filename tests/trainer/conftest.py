@@ -7,6 +7,8 @@ import os
 
 import pytest
 
+from tests.support import wait_for
+
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a test never asks the network, and a wrong name fails at once
 
 # Multiples of 64: bitsandbytes on the CPU packs 4-bit weights in blocks of that size when it evaluates.
@@ -56,7 +58,7 @@ def published(trainbus_home):
 
         found = []
         for path in spool_root(trainbus_home).iterdir():
-            spool, segments = Spool.recover(path, try_lock(path))
+            spool, segments = Spool.recover(path, wait_for(lambda path=path: try_lock(path)))  # it closes without being waited for
             outbox = Outbox.recover(spool, segments)
             seq = 0
             while seq < outbox.next:

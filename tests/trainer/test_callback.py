@@ -233,9 +233,10 @@ def test_a_paused_run_saves_and_evaluates_on_request_and_goes_on_when_resumed(ma
     asked = iter(["save", "evaluate", "resume"])
     with trainbus.init("t") as run:
         trainer = make_trainer(At(2, lambda: ask(run, "pause")), evaluates=True)
-        monkeypatch.setattr("trainbus.trainer_node.callback.time.sleep", lambda _: ask(run, next(asked)))
         attach(trainer, run)
-        trainer.train()
+        with monkeypatch.context() as patch:
+            patch.setattr("trainbus.trainer_node.callback.time.sleep", lambda _: ask(run, next(asked)))
+            trainer.train()
     assert [step.step for step in published("step")] == [1, 2, 3, 4, 5, 6]
     results = [(event.verb, event.state) for event in published("command_result")]
     for verb in ("pause", "save", "evaluate", "resume"):
@@ -249,9 +250,10 @@ def test_a_stop_ends_a_pause(make_trainer, published, monkeypatch):
     """A paused run can be ended; it saves first."""
     with trainbus.init("t") as run:
         trainer = make_trainer(At(2, lambda: ask(run, "pause")))
-        monkeypatch.setattr("trainbus.trainer_node.callback.time.sleep", lambda _: ask(run, "stop"))
         attach(trainer, run)
-        trainer.train()
+        with monkeypatch.context() as patch:
+            patch.setattr("trainbus.trainer_node.callback.time.sleep", lambda _: ask(run, "stop"))
+            trainer.train()
     assert [step.step for step in published("step")] == [1, 2]
     assert [event.state for event in published("checkpoint")] == ["writing", "complete"]
 

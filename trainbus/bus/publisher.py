@@ -11,6 +11,7 @@ import atexit
 import logging
 import os
 import socket
+import sys
 import threading
 import time
 import weakref
@@ -144,6 +145,11 @@ class Publisher:
         return len(self._waiting)
 
     @property
+    def settled(self) -> bool:
+        """Everything published so far is acknowledged."""
+        return self._outbox.acknowledged >= self._outbox.next
+
+    @property
     def forked(self) -> bool:
         """This is the useless copy in a forked child."""
         return self._forked
@@ -186,9 +192,25 @@ class Publisher:
             True when it is; False after ``timeout`` seconds, or earlier: after 0.7 s without a known broker, 2 s without an answer.
         """
         if self._closed:
-            return self._outbox.acknowledged >= self._outbox.next
+            return self.settled
         self.settle(time.monotonic() + URGENT_WAIT_SECONDS)
         return self._sender.flush(timeout)
+
+    def leave(self, timeout: float = 5.0) -> None:
+        """End the source, without waiting: what is left is sent while the program goes on, for at most ``timeout`` seconds.
+
+        The exit of the program waits for that. Where there is none, as after ``os._exit``, the rest stays in the spool.
+        """
+        if self._forked:
+            return
+        with self._lock:
+            self._closed = True
+        try:
+            self.settle(time.monotonic() + URGENT_WAIT_SECONDS, last=True)
+        except Exception as error:  # noqa: BLE001 - a fault here must not end the training that is just done
+            self.complain("the last events could not be published", error)
+        _close_all_in_a_worker()
+        self._sender.leave(timeout)
 
     def close(self, timeout: float = 5.0) -> bool:
         """End the source: send what is left for at most ``timeout`` seconds (0.7 without a known broker, 2 without an answer).
@@ -196,16 +218,8 @@ class Publisher:
         Returns:
             True when everything is acknowledged; otherwise the rest stays in the spool, for `trainbus spool drain` or the next publisher.
         """
-        if self._forked:
-            return False
-        with self._lock:
-            self._closed = True
-        _living.discard(self)
-        try:
-            self.settle(time.monotonic() + URGENT_WAIT_SECONDS, last=True)
-        except Exception as error:  # noqa: BLE001 - a fault here must not end the training that is just done
-            self.complain("the last events could not be published", error)
-        return self._sender.close(timeout)
+        self.leave(timeout)
+        return not self._forked and self._sender.close(timeout)
 
     def stats(self) -> PublisherStats:
         """The figures of now."""
@@ -385,9 +399,28 @@ def _disown() -> None:
     _living.clear()
 
 
-def _close_all() -> None:
+def await_end(run: str) -> None:
+    """Wait for publishers of this process that are leaving the run: what comes next in it must come behind their end."""
     for publisher in list(_living):
+        if publisher.run == run and publisher._closed:
+            publisher.close()
+
+
+def _close_all() -> None:
+    living = list(_living)
+    for publisher in living:
+        publisher.leave()
+    for publisher in living:
         publisher.close()
+
+
+def _close_all_in_a_worker() -> None:
+    """multiprocessing ends its forked workers without what ``atexit`` holds (before Python 3.13), but not without its own finalizers."""
+    process = sys.modules.get("multiprocessing.process")
+    if process is not None and process.parent_process() is not None:
+        from multiprocessing.util import Finalize
+
+        Finalize(None, _close_all, exitpriority=0)
 
 
 os.register_at_fork(after_in_child=_disown)

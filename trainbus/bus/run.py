@@ -45,7 +45,7 @@ from trainbus.bus.events import (
 )
 from trainbus.bus.facts import absolute_path, default_run_id, directory_facts, plain, safe_run_id, whole
 from trainbus.bus.joining import Joined, join
-from trainbus.bus.publisher import Publisher, PublisherStats
+from trainbus.bus.publisher import Publisher, PublisherStats, await_end
 from trainbus.errors import ConfigError
 
 PROGRESS_SECONDS = 0.1
@@ -147,6 +147,8 @@ class Run:
         self.rank = int(os.environ.get("RANK") or 0)
         self._commands: deque[Command] = deque()
         self._closed = False
+        if resume:
+            await_end(run)
         self._publisher = Publisher(
             run,
             name=name,
@@ -325,13 +327,18 @@ class Run:
         reason: str = "",
         exit_code: int | None = None,
         last_lines: list[str] | None = None,
-        timeout: float = 5.0,
+        timeout: float | None = None,
     ) -> bool:
-        """End the run. Only the first call counts.
+        """End the run. Only the first call counts; a later one may still wait.
+
+        Training need not: what was published is safe in the spool. It reaches the journal while the program goes on, and the program's
+        exit waits for it, for at most 5 s (0.7 without a known broker, 2 without an answer); then the rest stays in the spool.
+
+        Args:
+            timeout: Wait here, for at most so many seconds, until everything is in the journal.
 
         Returns:
-            True when everything is in the journal; False after ``timeout`` seconds (0.7 without a known broker, 2
-            without an answer): the rest waits in the spool.
+            Whether everything is in the journal by now.
         """
         if not self._closed and not self._publisher.forked:
             self._closed = True
@@ -340,7 +347,10 @@ class Run:
             told = self._joined is not None and self.rank == 0 and self._joined.leave(outcome, reason, step)
             if self._leader is None and not told:
                 self.publish(RunEnded(outcome=outcome, step=step, exit_code=exit_code, reason=reason, last_lines=last_lines or []))
-        return self._publisher.close(timeout)
+        if timeout is not None:
+            return self._publisher.close(timeout)
+        self._publisher.leave()
+        return self._publisher.settled
 
     def _close_after(self, error: BaseException) -> None:
         if isinstance(error, SystemExit):

@@ -1,7 +1,7 @@
 """The owner thread of a publisher: everything that may take time happens here.
 
-It ticks each flush interval while events come, sleeps when none do (the next event wakes it), keeps the spool a segment ahead, sends
-through the channel, and drains orphaned spools of this machine once its own backlog is gone. It never dies of an exception.
+It looks for events each flush interval while some come, sleeps when none do (the next event wakes it), keeps the spool a segment ahead,
+sends through the channel, and drains orphaned spools of this machine once its own backlog is gone. It never dies of an exception.
 """
 
 from __future__ import annotations
@@ -156,12 +156,15 @@ class Sender:
             self._acknowledged.wait(min(left, 0.1))
         return True
 
-    def close(self, timeout: float) -> bool:
-        """See `Publisher.close`."""
-        if self._leave_by is None:
-            self._leave_by = time.monotonic() + timeout
+    def leave(self, timeout: float) -> None:
+        """Have the thread send what is left, for at most ``timeout`` seconds from now, and end."""
+        self._leave_by = max(time.monotonic() + timeout, self._leave_by or 0.0)
         self._woken = False
         self.wake()
+
+    def close(self, timeout: float) -> bool:
+        """See `Publisher.close`."""
+        self.leave(timeout)
         if self._thread is not threading.current_thread():
             self._ended.wait(timeout + NO_ANSWER_SECONDS)
         return self._settled
@@ -253,6 +256,9 @@ class Sender:
         elif self._publisher.waiting:
             until = min(until, now + COPY_POLL_SECONDS)
         elif not self._immediate and now < self._active_until:
+            if self.connected and self._tick <= LISTEN_SECONDS and self._outbox.acknowledged == self._outbox.next:
+                self._look_for_events(min(until, self._active_until, now + LISTEN_SECONDS))
+                return
             until = min(until, self._flush_at if self.connected else now + max(self._tick, OFFLINE_TICK_SECONDS))
         else:
             self.asleep = True
@@ -263,6 +269,13 @@ class Sender:
             channel.wait(until - now, (self._reader,) if self._writer != NO_PIPE else ())
         else:
             self._called.poll(max(0, int((until - now) * 1000 + 0.999)))
+
+    def _look_for_events(self, until: float) -> None:
+        """Nothing is on its way: look each tick for what is new, and at nothing else. A turn costs ten times that, beside a training."""
+        outbox, tick = self._outbox, int(self._tick * 1000 + 0.999)
+        settled = outbox.acknowledged
+        while not self._called.poll(tick) and outbox.next == settled and time.monotonic() < until:
+            pass
 
     def _must_listen(self) -> bool:
         """Whether a message from the broker is worth waking up for before the next tick.
@@ -296,6 +309,8 @@ class Sender:
             if not self._settled:
                 left = self._outbox.next - self._outbox.acknowledged
                 logger.info("trainbus: %d events of %s stay in %s", left, self._publisher.run, self._outbox.spool.path)
+        except FileNotFoundError:
+            logger.warning("trainbus: somebody has removed %s, with events of %s in it", self._outbox.spool.path, self._publisher.run)
         except Exception:
             logger.exception("trainbus: closing failed; what was published stays in %s", self._outbox.spool.path)
         finally:

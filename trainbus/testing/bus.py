@@ -180,8 +180,8 @@ class MemoryRun:
         self.asked.clear()
         return asked
 
-    def close(self, outcome: events.RunOutcome = "completed", *, reason: str = "") -> bool:
-        """End the run. Only the first call counts."""
+    def close(self, outcome: events.RunOutcome = "completed", *, reason: str = "", timeout: float | None = None) -> bool:
+        """End the run. Only the first call counts; nothing ever has to be waited for."""
         if not self._closed:
             self._closed = True
             self.publish(events.RunEnded(outcome=outcome, reason=reason))

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from trainbus.bus.run import Leader, Run
     from trainbus.trainer_node.callback import TrainbusCallback
 
-TOLD_EVERY_SECONDS = 0.5
+TOLD_EVERY_SECONDS, CLOSE_SECONDS = 0.5, 5.0
 """An observer hears of steps this often: reading a loss waits for the device."""
 
 
@@ -106,7 +106,7 @@ def run_job(
             summary = _train(config, plan, part, prepared, run, output, watcher, ranks, beforehand)
         if part is not None and prepared is not None and summary.outcome == "completed":
             finish(output, part.job, config.data, prepared.training)
-        run.close(outcome=summary.outcome, reason=summary.reason)
+        run.close(outcome=summary.outcome, reason=summary.reason, timeout=CLOSE_SECONDS)
     told = run.stats()
     return msgspec.structs.replace(summary, source=told.source, published=told.published, acknowledged=told.acknowledged)
 
