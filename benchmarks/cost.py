@@ -8,15 +8,13 @@ finish until the process is gone.
 from __future__ import annotations
 
 import contextlib
-import importlib
 import io
 import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from benchmarks import peers
 from benchmarks.common import figures, in_a_process, spread
@@ -25,6 +23,12 @@ from benchmarks.frame import Bar, Result, Table, absent_or_version
 MIB = 1024 * 1024
 WARM_UP = 20
 STEP_WORK_SECONDS = 0.005
+TURN_SECONDS = 1.5
+"""Long for whoever sends each half second, short for a machine that changes its pace."""
+SKIPPED_STEPS = 2
+"""Of each turn: a logger is told of a step after its end."""
+COUNTED_SHARE = 0.98
+ENDLESS = 10**6
 
 
 def footprint() -> dict[str, float]:
@@ -102,8 +106,8 @@ def one_round(name: str, calls: int) -> dict[str, Any] | None:
 # --- Hugging Face Trainer ---
 
 
-def train(name: str, folder: str, steps: int) -> dict[str, Any] | None:
-    """Steps of a small model at logging_steps=1; None when logger or transformers are not installed."""
+def train(name: str, folder: str, turns: int) -> dict[str, Any] | None:
+    """Steps of a small model at logging_steps=1, with the logger and without; None when logger or transformers are not installed."""
     os.environ |= {"TRAINBUS_HOME": folder, "WANDB_DIR": folder, "WANDB_MODE": "offline", "WANDB_SILENT": "true", "TRACKIO_DIR": folder}
     os.environ |= {"SWANLAB_MODE": "offline", "SWANLAB_LOG_DIR": folder, "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db"}
     os.environ |= {"HF_HUB_OFFLINE": "1", "TENSORBOARD_LOGGING_DIR": folder, "TOKENIZERS_PARALLELISM": "false"}
@@ -111,35 +115,24 @@ def train(name: str, folder: str, steps: int) -> dict[str, Any] | None:
     try:
         import torch
 
-        from benchmarks.callback import make_trainer
-
         torch.set_num_threads(1)
         logger = peers.LOGGERS[name](Path(folder))
-        if logger.package:
-            importlib.import_module(logger.package)  # told as a part of its start
-        make_trainer(Path(folder) / "out", steps)  # what transformers loads when it is first needed is nobody's cost
+        if logger.package and absent_or_version(logger.package) == "absent":
+            return None
         with contextlib.redirect_stdout(io.StringIO()):
-            return _train(name, logger, Path(folder), steps)
+            return _train(name, logger, Path(folder), turns)
     except ImportError:
         return None
 
 
-def _train(name: str, logger: peers.Logger, folder: Path, steps: int) -> dict[str, Any]:
+def _train(name: str, logger: peers.Logger, folder: Path, turns: int) -> dict[str, Any]:
     import trainbus
     from benchmarks.callback import Stopwatch, make_trainer, time_events, time_methods
     from trainbus.trainer_node.callback import attach
 
-    watch = Stopwatch()
-    stamps: list[float] = []
-    lap = watch.lap
-
-    def stamped() -> None:
-        stamps.append(time.perf_counter())
-        lap()
-
-    watch.lap = stamped
-    began = time.perf_counter()
-    trainer = make_trainer(folder / "out", steps, logging_steps=1, report_to=logger.callbacks() or "none")
+    own = {type(callback) for callback in make_trainer(folder / "out", ENDLESS).callback_handler.callbacks}
+    trainer = make_trainer(folder / "out", ENDLESS, logging_steps=1, report_to=logger.callbacks() or "none")
+    handler, watch = trainer.callback_handler, Stopwatch()
     if name == peers.Swanlab.name:
         logger.start()  # transformers' callback expects a run that is open
     if name == peers.Aim.name:
@@ -148,22 +141,77 @@ def _train(name: str, logger: peers.Logger, folder: Path, steps: int) -> dict[st
         trainer.add_callback(AimCallback(repo=str(folder), experiment="bench", system_tracking_interval=None, log_system_params=False))
     time_events(trainer, watch)
     finish = time_methods(trainer, watch)
+    without = State([callback for callback in handler.callbacks if type(callback) in own], methods(trainer))
     with trainbus.init("benchmark") if name == peers.Trainbus.name else contextlib.nullcontext() as run:
         if run is not None:
             attach(trainer, run)
         finish()
+        alternating = Turns(trainer, watch, without, State(handler.callbacks, methods(trainer)), turns)
         trainer.train()
-    whole = time.perf_counter() - began
-    skipped = len(stamps) // 10
-    taken = [(after - before) * 1e3 for before, after in zip(stamps[skipped:], stamps[skipped + 1 :], strict=False)]
-    return {"callbacks": figures([1e6 * one for one in watch.samples[skipped:]]), "step": figures(taken), "whole": whole}
+    return alternating.found()
 
 
-def one_training(name: str, steps: int) -> dict[str, Any] | None:
+def methods(trainer: Any) -> dict[str, Any]:
+    """What trainbus wraps of a trainer."""
+    return {name: getattr(trainer, name) for name in ("training_step", "_get_grad_norm")}
+
+
+class State(NamedTuple):
+    """A Trainer with a logger, or without."""
+
+    callbacks: list[Any]
+    methods: dict[str, Any]
+
+
+class Turns:
+    """Takes a logger out of a training and puts it back, turn by turn: what the machine does to a step, it does to both kinds.
+
+    It begins with a turn with the logger that does not count, and ends with one, so that the logger sees begin and end of the training.
+    """
+
+    def __init__(self, trainer: Any, watch: Any, without: State, with_it: State, turns: int) -> None:
+        self._trainer, self._watch, self._left = trainer, watch, turns
+        self._states = (without, with_it)
+        self._steps: tuple[list[float], list[float]] = ([], [])
+        self._callbacks: list[float] = []
+        self._on, self._counts, self._seen = 1, False, 0
+        self._last = self._began = time.perf_counter()
+        self._lap, watch.lap = watch.lap, self._step_ended
+
+    def _step_ended(self) -> None:
+        self._lap()
+        now = time.perf_counter()
+        self._seen += 1
+        if self._counts and self._seen > SKIPPED_STEPS:
+            self._steps[self._on].append((now - self._last) * 1e3)
+            if self._on:
+                self._callbacks.append(self._watch.samples[-1] * 1e6)
+        self._last = now
+        if now - self._began > TURN_SECONDS:
+            self._turn(now)
+
+    def _turn(self, now: float) -> None:
+        if not self._left:
+            self._trainer.control.should_training_stop = True
+            return
+        self._left -= 1
+        self._on, self._counts, self._seen, self._began = 1 - self._on, True, 0, now
+        state = self._states[self._on]
+        self._trainer.callback_handler.callbacks = state.callbacks
+        for name, function in state.methods.items():
+            setattr(self._trainer, name, function)
+
+    def found(self) -> dict[str, Any]:
+        """Means without the slowest, which belong to the machine."""
+        without, with_it = (statistics.fmean(sorted(taken)[: int(len(taken) * COUNTED_SHARE)]) for taken in self._steps)
+        return {"callbacks": figures(self._callbacks), "without": without, "with": with_it, "added": with_it - without}
+
+
+def one_training(name: str, turns: int) -> dict[str, Any] | None:
     with tempfile.TemporaryDirectory(prefix="bench-cost-", ignore_cleanup_errors=True) as folder:
         try:
             with peers.LOGGERS[name](Path(folder)).server():
-                return in_a_process(train, name, folder, steps)
+                return in_a_process(train, name, folder, turns)
         except SystemExit:  # it does not fit this transformers; its traceback was printed
             return None
 
@@ -172,27 +220,25 @@ IN_A_TRAINER = [name for name, one in peers.LOGGERS.items() if name not in (peer
 
 
 def bench(quick: bool) -> Result:
-    rounds, calls, trainings, steps = (1, 100, 1, 60) if quick else (5, 400, 9, 200)
+    rounds, calls, turns = (1, 100, 2) if quick else (5, 400, 6)
     found: dict[str, list[dict[str, Any]]] = {}
     trained: dict[str, list[dict[str, Any]]] = {}
     for number in range(rounds):
         for name in turned(list(peers.LOGGERS), number):
             if (one := one_round(name, calls)) is not None:
                 found.setdefault(name, []).append(one)
-    for number in range(trainings):
         for name in turned(IN_A_TRAINER, number):
-            if (one := one_training(name, steps)) is not None:
+            if (one := one_training(name, turns)) is not None:
                 trained.setdefault(name, []).append(one)
     tables = [calls_table(found), footprint_table(found)]
     if trained:
         tables.append(trainer_table(trained))
     return Result(
         "What a logger costs",
-        f"{calls} calls with ten metrics, {STEP_WORK_SECONDS * 1e3:.0f} ms of work between two of them, {rounds} rounds; then {steps} steps"
-        f" of a small model in transformers' Trainer at logging_steps=1, {trainings} rounds. All contenders in turn. The best round counts"
-        f" for times of calls and callbacks, the median one for memory and for the time from finish until the process is gone. Whole steps"
-        f" and whole trainings differ more from round to round than from logger to logger: told is the median of what each adds to no"
-        f" logger in the same round. trainbus runs with its broker, which counts as a process.",
+        f"{rounds} rounds, all contenders in turn: {calls} calls with ten metrics, {STEP_WORK_SECONDS * 1e3:.0f} ms of work between two of"
+        f" them; then a small model in transformers' Trainer at logging_steps=1, with the logger and without it in {turns} turns of"
+        f" {TURN_SECONDS} s within one training. The best round counts for times of calls, start and finish, the median one for the rest;"
+        f" a step is the mean without the slowest {1 - COUNTED_SHARE:.0%}. trainbus runs with its broker, which counts as a process.",
         tables,
         bars(found, trained),
         peers.versions() | {"transformers": absent_or_version("transformers"), "torch": absent_or_version("torch")},
@@ -240,41 +286,14 @@ def footprint_table(found: dict[str, list[dict[str, Any]]]) -> Table:
     return Table("what it adds", [*columns, "processes", "threads in training"], rows)
 
 
-def added(trained: dict[str, list[dict[str, Any]]], name: str, read: Callable[[dict[str, Any]], float]) -> list[float]:
-    """What a logger adds to no logger, round by round: within one the machine was the same."""
-    return [read(one) - read(alone) for one, alone in zip(trained[name], trained[peers.Logger.name], strict=False)]
-
-
-def step_milliseconds(one: dict[str, Any]) -> float:
-    return float(one["step"]["p50"])
-
-
-def whole_milliseconds(one: dict[str, Any]) -> float:
-    return float(one["whole"]) * 1e3
-
-
 def trainer_table(trained: dict[str, list[dict[str, Any]]]) -> Table:
     rows: list[list[str | float | int]] = []
     for name, ones in trained.items():
         row: list[str | float | int] = [name, *(best(ones, "callbacks", figure) for figure in ("p50", "p95", "p99"))]
-        for read in (step_milliseconds, whole_milliseconds):
-            more = added(trained, name, read)
-            row += [statistics.median(map(read, ones))]
-            row += [f"{statistics.median(more):+,.2f}", spread(more, 2)] if name != peers.Logger.name else ["", ""]
-        rows.append(row)
-    columns = [
-        "",
-        "callbacks, µs: p50",
-        "p95",
-        "p99",
-        "step, ms",
-        "added",
-        "over the rounds",
-        "whole training, ms",
-        "added",
-        "over the rounds",
-    ]
-    return Table("a Trainer at logging_steps=1", columns, rows)
+        more = [one["added"] * 1e3 for one in ones]
+        rows.append([*row, median(ones, "without"), median(ones, "with"), statistics.median(more), spread(more, 0)])
+    columns = ["", "in callbacks, µs: p50", "p95", "p99", "step without, ms", "with", "added, µs (median)", "over the rounds"]
+    return Table("a step of a Trainer at logging_steps=1", columns, rows)
 
 
 def bars(found: dict[str, list[dict[str, Any]]], trained: dict[str, list[dict[str, Any]]]) -> list[Bar]:
@@ -296,6 +315,5 @@ def bars(found: dict[str, list[dict[str, Any]]], trained: dict[str, list[dict[st
     if len(trained) > 2:
         for figure in ("p50", "p99"):
             bar(f"a Trainer's step, callbacks, {figure}", {name: best(ones, "callbacks", figure) for name, ones in trained.items()})
-        for what, read in (("a Trainer's step, added", step_milliseconds), ("a whole training, added", whole_milliseconds)):
-            bar(what, {name: statistics.median(added(trained, name, read)) for name in trained})
+        bar("a Trainer's step, added", {name: median(ones, "added") for name, ones in trained.items()})
     return made

@@ -27,7 +27,7 @@ class BusConfig(Struct, kw_only=True, forbid_unknown_fields=True):
         Literal["FULL", "NORMAL", "OFF"],
         Meta(description="SQLite's. FULL: acknowledged events survive a power cut. Less is faster and loses the last events then."),
     ] = "FULL"
-    flush_interval: Annotated[float, Meta(ge=0, le=10, description="How long a publisher gathers events before it sends a batch.")] = 0.02
+    flush_interval: Annotated[float, Meta(ge=0, le=10, description="How long a publisher gathers events before it sends a batch.")] = 0.05
     heartbeat_interval: Annotated[Seconds, Meta(description="Between signs of life of publishers and broker.")] = 1.0
     lost_after: Annotated[Seconds, Meta(description="Silence after which a run is reported as lost.")] = 15.0
     spool_segment_bytes: Annotated[int, Meta(ge=65_536, description="Size of one file of a publisher's spool, allocated at once.")] = (

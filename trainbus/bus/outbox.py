@@ -17,7 +17,7 @@ from trainbus.bus.spool import ACKNOWLEDGED, PUBLISHED, Spool
 from trainbus.errors import SpoolError
 
 PREFAULT_BYTES = 2 * 1024 * 1024
-"""Pages made ready ahead of the writer: 60 ms of a tight loop, three ticks of the owner thread."""
+"""Pages made ready ahead of the writer: 60 ms of a tight loop, longer than a tick of the owner thread."""
 RETRY_SECONDS = 1.0
 """Pause between attempts to get a segment from a disk that had no room."""
 READY_SEGMENTS = 2
