@@ -36,6 +36,8 @@ logger = logging.getLogger("trainbus")
 
 MESSAGE_OVERHEAD_BYTES = 1024
 """What a message needs beside the one body that it carries."""
+CLOSE_SECONDS = 5.0
+"""How long what is left at the end is sent, where nobody says how long."""
 URGENT_WAIT_SECONDS = 0.05
 """How long an urgent event, flush or close waits for values on an accelerator before it leaves them to the owner thread."""
 COPY_POLL_SECONDS = 0.0005
@@ -134,6 +136,7 @@ class Publisher:
         self._sender = Sender(self, self._outbox, identity, settings, root=root, router=router, on_command=on_command)
         self._wake = self._sender.wake
         _living.add(self)
+        _close_all_in_a_worker()
         self._sender.start()
 
     def __repr__(self) -> str:
@@ -143,11 +146,6 @@ class Publisher:
     def waiting(self) -> int:
         """Events that wait for a value on an accelerator."""
         return len(self._waiting)
-
-    @property
-    def settled(self) -> bool:
-        """Everything published so far is acknowledged."""
-        return self._outbox.acknowledged >= self._outbox.next
 
     @property
     def forked(self) -> bool:
@@ -192,34 +190,37 @@ class Publisher:
             True when it is; False after ``timeout`` seconds, or earlier: after 0.7 s without a known broker, 2 s without an answer.
         """
         if self._closed:
-            return self.settled
+            return self._outbox.acknowledged >= self._outbox.next
         self.settle(time.monotonic() + URGENT_WAIT_SECONDS)
         return self._sender.flush(timeout)
 
-    def leave(self, timeout: float = 5.0) -> None:
+    def leave(self, timeout: float = CLOSE_SECONDS) -> bool:
         """End the source, without waiting: what is left is sent while the program goes on, for at most ``timeout`` seconds.
 
         The exit of the program waits for that. Where there is none, as after ``os._exit``, the rest stays in the spool.
+
+        Returns:
+            Whether everything is acknowledged by now.
         """
         if self._forked:
-            return
+            return False
         with self._lock:
             self._closed = True
         try:
             self.settle(time.monotonic() + URGENT_WAIT_SECONDS, last=True)
         except Exception as error:  # noqa: BLE001 - a fault here must not end the training that is just done
             self.complain("the last events could not be published", error)
-        _close_all_in_a_worker()
         self._sender.leave(timeout)
+        return self._outbox.acknowledged >= self._outbox.next
 
-    def close(self, timeout: float = 5.0) -> bool:
+    def close(self, timeout: float = CLOSE_SECONDS) -> bool:
         """End the source: send what is left for at most ``timeout`` seconds (0.7 without a known broker, 2 without an answer).
 
         Returns:
             True when everything is acknowledged; otherwise the rest stays in the spool, for `trainbus spool drain` or the next publisher.
         """
         self.leave(timeout)
-        return not self._forked and self._sender.close(timeout)
+        return not self._forked and self._sender.ended(timeout)
 
     def stats(self) -> PublisherStats:
         """The figures of now."""
@@ -407,10 +408,7 @@ def await_end(run: str) -> None:
 
 
 def _close_all() -> None:
-    living = list(_living)
-    for publisher in living:
-        publisher.leave()
-    for publisher in living:
+    for publisher in list(_living):
         publisher.close()
 
 

@@ -347,10 +347,7 @@ class Run:
             told = self._joined is not None and self.rank == 0 and self._joined.leave(outcome, reason, step)
             if self._leader is None and not told:
                 self.publish(RunEnded(outcome=outcome, step=step, exit_code=exit_code, reason=reason, last_lines=last_lines or []))
-        if timeout is not None:
-            return self._publisher.close(timeout)
-        self._publisher.leave()
-        return self._publisher.settled
+        return self._publisher.leave() if timeout is None else self._publisher.close(timeout)
 
     def _close_after(self, error: BaseException) -> None:
         if isinstance(error, SystemExit):

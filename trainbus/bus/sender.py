@@ -162,9 +162,8 @@ class Sender:
         self._woken = False
         self.wake()
 
-    def close(self, timeout: float) -> bool:
-        """See `Publisher.close`."""
-        self.leave(timeout)
+    def ended(self, timeout: float) -> bool:
+        """Wait for the thread, which was told to leave; whether everything is acknowledged."""
         if self._thread is not threading.current_thread():
             self._ended.wait(timeout + NO_ANSWER_SECONDS)
         return self._settled

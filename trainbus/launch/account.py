@@ -22,7 +22,6 @@ from trainbus.launch.verdict import Verdict, crash_alert
 
 DRAIN_PATIENCE = 2.0
 """Seconds without progress after which what is left waits for the next publisher."""
-CLOSE_SECONDS = 5.0
 
 
 class AccountStats(Struct, frozen=True, kw_only=True):
@@ -84,7 +83,7 @@ class Account:
                 self._owner = False
                 owner, self._publisher = self._publisher, self._publish_as(owner=False)
             self._published += owner.stats().published
-            owner.close(CLOSE_SECONDS)
+            owner.close()
         for entry in _leaving(entries).values():
             if entry.run != runs[-1] and entry.run not in self._closed:
                 self._end_of_other(entry)
@@ -126,7 +125,7 @@ class Account:
             )
         )
         self._published += self._publisher.stats().published
-        self._delivered = self._publisher.close(CLOSE_SECONDS)
+        self._delivered = self._publisher.close()
         return self._delivered
 
     def stats(self) -> AccountStats:

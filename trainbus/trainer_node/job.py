@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from trainbus.bus.run import Leader, Run
     from trainbus.trainer_node.callback import TrainbusCallback
 
-TOLD_EVERY_SECONDS, CLOSE_SECONDS = 0.5, 5.0
+TOLD_EVERY_SECONDS = 0.5
 """An observer hears of steps this often: reading a loss waits for the device."""
 
 
@@ -69,6 +69,7 @@ def run_job(
         TrainbusError: Configuration, data, model or checkpoint are impossible. What is cheap to check is checked before the run starts.
     """
     from trainbus.bus.facts import default_run_id
+    from trainbus.bus.publisher import CLOSE_SECONDS
     from trainbus.bus.run import init
 
     watcher = observer or Silent()

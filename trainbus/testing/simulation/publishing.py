@@ -15,7 +15,7 @@ from trainbus.testing.simulation.broker import SimulatedBroker
 from trainbus.testing.simulation.network import Connection, Weather
 from trainbus.testing.simulation.world import World
 
-FLUSH_SECONDS = 0.05
+FLUSH_SECONDS = BusConfig().flush_interval
 
 
 class Sending:
